@@ -10,6 +10,8 @@ from broker.engines import parse_url
 from broker.errors import SettingsError
 from broker.program import OneLine, emitter, fail, one_line_errors, program_options, run, settings
 from broker.topics import SERVER, Topic
+from splitcom.base import check_base
+from splitcom.errors import SplitComError
 
 FLAGS = {
     "run": "run",
@@ -44,7 +46,7 @@ def main(
     Settings come from the TOML file, then from SPLITCOM_AGENT_... variables, then from flags. What server and agents
     must share (cut, adapters, streams, training) the server sends.
     """
-    with one_line_errors():
+    with one_line_errors(SplitComError):
         from edge_agent.config import AgentConfig
 
         given = {FLAGS[key]: value for key, value in flags.items()}
@@ -59,8 +61,7 @@ def main(
         if parsed.name == SERVER:
             raise SettingsError(f"name: {SERVER!r} is the server's own; valid: any other name")
         parse_url(parsed.broker)
-
-    from splitcom.errors import SplitComError
+        check_base(parsed.model)
 
     with one_line_errors(SplitComError):
         from edge_agent.program import take_part

@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, GPT2Config
 from transformers.utils import cached_file
 
+from splitcom.base import check_base
+from splitcom.config import BaseConfig
 from splitcom.errors import PartitionError
 
 FAMILY = {"gpt2"}
@@ -104,17 +106,13 @@ def embedding_digest(weights: Weights) -> str:
 
 
 def _read_config(base: str) -> GPT2Config:
-    if not base:
-        raise PartitionError("model.base: empty; valid: a directory in Hugging Face layout or a hub name")
-    if not Path(base).is_dir() and (base.startswith((".", "/", "~")) or base.count("/") > 1):
-        raise PartitionError(
-            f"model.base: {base} is no directory; valid: a directory in Hugging Face layout or a hub name"
-        )
+    check_base(BaseConfig(base))
     try:
         config = AutoConfig.from_pretrained(base)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise PartitionError(f"model.base: {base} cannot be read: {reason}") from None
+        what = base if Path(base).is_dir() else f"{base} is no directory, and as a hub name it"
+        raise PartitionError(f"model.base: {what} cannot be read: {reason}") from None
     if config.model_type not in FAMILY:
         raise PartitionError(f"model.base: {base} is of type {config.model_type}; valid: {', '.join(sorted(FAMILY))}")
     return config

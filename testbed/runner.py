@@ -18,10 +18,10 @@ import tomli_w
 from broker.engines import engine
 from broker.errors import BrokerError, SettingsError
 from broker.settings import as_table
+from splitcom.base import check_base
 from splitcom.data.corpus import load
 from splitcom.data.shards import shard
 from testbed import micro
-from testbed.base import check_base
 from testbed.processes import Child, ProcessError
 from testbed.progress import Progress
 from testbed.scenario import Scenario

@@ -12,7 +12,9 @@ from broker.engines import parse_url
 from broker.errors import SettingsError
 from broker.program import OneLine, emitter, one_line_errors, program_options, run, settings
 from broker.topics import SERVER, Topic
+from splitcom.base import check_base
 from splitcom.config import EvaluationConfig
+from splitcom.errors import SplitComError
 
 FLAGS = {
     "run": "run",
@@ -38,7 +40,7 @@ def main(config: str | None, assignments: tuple[str, ...], events: bool, attache
 
     Settings come from the TOML file, then from SPLITCOM_SERVER_... variables, then from flags.
     """
-    with one_line_errors():
+    with one_line_errors(SplitComError):
         from training_server.config import ServerConfig
 
         given = {FLAGS[key]: value for key, value in flags.items()}
@@ -49,8 +51,7 @@ def main(config: str | None, assignments: tuple[str, ...], events: bool, attache
         check_scorer(parsed.evaluation)
         if (Path(parsed.out) / "metrics.jsonl").exists():
             raise SettingsError(f"out: {parsed.out} holds a run already; valid: a directory without metrics.jsonl")
-
-    from splitcom.errors import SplitComError
+        check_base(parsed.model)
 
     with one_line_errors(SplitComError):
         from training_server.program import serve

@@ -99,7 +99,7 @@ def test_an_agent_needs_memory_for_its_head_only(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ("missing directory", "is no directory"),
-        ("no weights", "no model.safetensors"),
+        ("no weights", "no safetensors weights"),
         ("other family", "is of type llama"),
         ("broken file", "no safetensors file"),
         ("missing tensor", "no tensor 'transformer.h.0.ln_1.weight'"),

@@ -148,7 +148,7 @@ def test_what_a_run_cannot_use_is_told_before_anything_is_written(
     ("arguments", "said"),
     [
         (["--set", "lora.targets=c_atn"], "lora.targets: c_atn"),
-        (["--model", "no-such-base"], "model.base: no-such-base cannot be read: "),
+        (["--model", "no-such-base"], "model.base: no-such-base is no directory, and as a hub name it cannot be read"),
         (["--model", "noweights"], "noweights"),
     ],
 )
