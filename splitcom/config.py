@@ -64,7 +64,7 @@ class StreamConfig:
     """How one tensor crosses in one direction; `enabled = false` sends nothing at all."""
 
     enabled: bool = True
-    gate: Literal["none", "cosine", "once"] = "none"
+    gate: Literal["none", "cosine", "relative_l2", "once"] = "none"
     threshold: float = 0.98
     sender_memory: Literal["sketch", "full"] = "sketch"
     sketch_dim: int = 64

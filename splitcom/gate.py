@@ -3,57 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
 
-Similarity = Callable[[], float]
-
-
-class Gate(Protocol):
-    """Asked only for a sample that has an undisputed reference of the same shape."""
-
-    @property
-    def remembers(self) -> bool:
-        """Whether references are kept at all; a gate that never skips needs none, at either end."""
-
-    @property
-    def compares(self) -> bool:
-        """Whether the gate looks at the similarity, so that the sender must keep something to compare with."""
-
-    def skips(self, similarity: Similarity, threshold: float) -> bool:
-        """Whether the receiver shall compute with its reference; `similarity()` is in [-1, 1], worked out on demand."""
+from splitcom.codec import Tensor
+from splitcom.similarity import cosine, relative_l2
 
 
-class Open:
-    """Never skips: every tensor is sent whole."""
+@dataclass(frozen=True)
+class Gate:
+    """Asked only for a sample that has an undisputed reference of the same shape.
 
-    remembers = False
-    compares = False
-
-    def skips(self, similarity: Similarity, threshold: float) -> bool:
-        return False
-
-
-class Cosine:
-    """Skips at similarity >= threshold (SplitCom, arXiv 2602.10564).
-
-    Cosine ignores a change of norm and bounds no error: it ranks samples by how much they have turned.
+    `remembers`: whether references are kept at all; a gate that never skips needs none, at either end.
+    `similarity`: of what the sender kept of the reference to the same of the tensor, in [-1, 1]; a sample is skipped
+    from the threshold up. None: the sender keeps nothing to compare with, and whatever was sent before is skipped.
     """
 
-    remembers = True
-    compares = True
-
-    def skips(self, similarity: Similarity, threshold: float) -> bool:
-        return similarity() >= threshold
+    remembers: bool
+    similarity: Callable[[Tensor, Tensor], float] | None = None
 
 
-class Once:
-    """Skips whatever was sent before: right for a frozen head, whose output never changes."""
-
-    remembers = True
-    compares = False
-
-    def skips(self, similarity: Similarity, threshold: float) -> bool:
-        return True
-
-
-GATES: dict[str, Gate] = {"none": Open(), "cosine": Cosine(), "once": Once()}
+GATES: dict[str, Gate] = {
+    # Every tensor is sent whole.
+    "none": Gate(remembers=False),
+    # SplitCom (arXiv 2602.10564). Ignores a change of norm and bounds no error: it ranks samples by how much they turn.
+    "cosine": Gate(remembers=True, similarity=cosine),
+    # Bounds the error: at threshold s the receiver's tensor is off by at most 1 - s of its norm, but for the sketch's.
+    "relative_l2": Gate(remembers=True, similarity=relative_l2),
+    # Right for a frozen head, whose output never changes.
+    "once": Gate(remembers=True),
+}

@@ -15,7 +15,6 @@ import hashlib
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 from splitcom.codec import Tensor
 
@@ -49,22 +48,6 @@ class Sketcher:
             bits = (words[None, :] >> np.arange(BLOCK, dtype=np.uint64)[:, None]) & np.uint64(1)
             self._signs = np.concatenate([self._signs, bits.astype(np.float32) * 2 - 1])
         return self._signs[:tokens]
-
-
-def cosine(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
-    """Cosine similarity of two arrays of one shape, in [-1, 1].
-
-    Two zero arrays are equal (1), a zero array is like no other (0), and infinities are like nothing at all (-1).
-    Sums are taken in float64, where squares of float32 numbers neither overflow nor vanish.
-    """
-    x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
-    with np.errstate(invalid="ignore"):
-        xx, yy, xy = float(x @ x), float(y @ y), float(x @ y)
-    if not math.isfinite(xx + yy):
-        return -1.0
-    if xx == 0 or yy == 0:
-        return float(xx == yy)
-    return max(-1.0, min(1.0, xy / math.sqrt(xx * yy)))
 
 
 def _philox(label: str) -> np.random.Philox:

@@ -46,7 +46,7 @@ from splitcom.reference import (
     SenderReference,
     digest,
 )
-from splitcom.sketch import Sketcher, cosine
+from splitcom.sketch import Sketcher
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class StreamEncoder:
 
     @property
     def threshold(self) -> float:
-        """Similarity from which on the cosine gate skips, in [-1, 1]."""
+        """Similarity from which on the gate skips, in [-1, 1]."""
         return self._threshold
 
     @threshold.setter
@@ -188,14 +188,10 @@ class StreamEncoder:
             or self.cache.undecided(sample_id)
         ):
             return None
-        kept = reference.kept
-
-        def similarity() -> float:
-            similarities.append(cosine(kept, self._comparable(tensor)))
-            return similarities[-1]
-
-        if not self._gate.skips(similarity, self._threshold):
-            return None
+        if self._gate.similarity is not None:
+            similarities.append(self._gate.similarity(reference.kept, self._comparable(tensor)))
+            if similarities[-1] < self._threshold:
+                return None
         check_finite(tensor)
         return Skip(sample_id, reference.generation, reference.digest)
 
@@ -203,7 +199,7 @@ class StreamEncoder:
         """What the receiver will hold once it has decoded the body."""
         decoded = self._codec.decode(body, tokens, self._layout.channels)
         generation = self._issued.get(sample_id, 0) + 1
-        kept = self._comparable(decoded) if self._gate.compares else np.empty(0, np.float32)
+        kept = self._comparable(decoded) if self._gate.similarity else np.empty(0, np.float32)
         return SenderReference(step, generation, digest(decoded), tokens, kept)
 
     def _comparable(self, tensor: Tensor) -> Tensor:

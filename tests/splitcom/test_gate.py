@@ -10,21 +10,9 @@ from splitcom.gate import GATES
 from splitcom.stream import StreamEncoder
 
 
-def _never() -> float:
-    raise AssertionError("a gate that does not compare asked for the similarity")
-
-
 def _encoder(gate: str, memory: str = "sketch", threshold: float = 0.9) -> StreamEncoder:
     config = StreamConfig(gate=gate, threshold=threshold, sender_memory=memory, codec="fp32")  # type: ignore[arg-type]
     return StreamEncoder("activation_up", config, channels=4, seed=0)
-
-
-@pytest.mark.parametrize("name", sorted(GATES))
-def test_a_gate_asks_for_the_similarity_only_if_it_says_that_it_compares(name: str) -> None:
-    gate = GATES[name]
-    assert gate.remembers or not gate.compares
-    if not gate.compares:
-        assert gate.skips(_never, 0.5) is gate.remembers
 
 
 @pytest.mark.parametrize("name", sorted(GATES))
@@ -42,9 +30,27 @@ def test_only_gates_that_remember_keep_references(name: str) -> None:
     assert (encoder.memory_bytes > 0) is GATES[name].remembers
 
 
-@pytest.mark.parametrize(("similarity", "skips"), [(0.91, True), (0.9, True), (0.89, False)])
-def test_cosine_skips_from_the_threshold_on(similarity: float, skips: bool) -> None:
-    assert GATES["cosine"].skips(lambda: similarity, 0.9) is skips
+def test_a_gate_skips_from_the_threshold_on() -> None:
+    reference = np.eye(1, 4, dtype=np.float32)
+    for current, skips in ((0.75, True), (0.5, True), (0.25, False)):
+        encoder = _encoder("relative_l2", "full", threshold=0.5)
+        encoder.encode(0, [1], [reference])
+        encoder.accept(0)
+        stats = encoder.encode(1, [1], [current * reference]).stats
+        assert stats.similarities == (current,)
+        assert stats.kinds["skip"].frames == skips
+
+
+@pytest.mark.parametrize("memory", ["sketch", "full"])
+@pytest.mark.parametrize(("gate", "skips"), [("cosine", True), ("relative_l2", False)])
+def test_relative_l2_sees_a_change_of_norm_and_cosine_does_not(gate: str, skips: bool, memory: str) -> None:
+    encoder = _encoder(gate, memory)
+    tensor = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
+    encoder.encode(0, [1], [tensor])
+    encoder.accept(0)
+    assert encoder.encode(1, [1], [1.25 * tensor]).stats.kinds["skip"].frames == skips
+    encoder.accept(1)
+    assert encoder.encode(2, [1], [1.25 * tensor]).stats.kinds["skip"].frames == 1
 
 
 @pytest.mark.parametrize("memory", ["sketch", "full"])

@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from splitcom.sketch import Sketcher, cosine
+from splitcom.similarity import cosine
+from splitcom.sketch import Sketcher
 
 SHAPE = (9, 12)
 DIMENSIONS = 16
@@ -75,15 +76,6 @@ def test_signs_of_a_position_do_not_depend_on_the_lengths_seen_before() -> None:
     for tokens in (1, 63, 64, 65, 130):
         in_steps.sketch(long[:tokens])
     assert np.array_equal(at_once.sketch(long), in_steps.sketch(long))
-
-
-def test_zero_and_huge_tensors_have_a_defined_similarity() -> None:
-    zero, one = np.zeros(3, np.float32), np.ones(3, np.float32)
-    assert cosine(zero, zero) == 1
-    assert cosine(zero, one) == cosine(one, zero) == 0
-    assert cosine(np.float32(1e-38) * one, one) == pytest.approx(1)
-    assert cosine(np.float32(3e38) * one, one) == pytest.approx(1)
-    assert cosine(np.float32([np.inf, 1, 1]), one) == cosine(np.float32([np.nan, 1, 1]), one) == -1
 
 
 def test_tensors_near_the_top_of_float32_are_sketched_without_a_warning() -> None:
