@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from splitcom.config import STREAMS
 from splitcom.ledger import CUT_LAYER_KINDS, KINDS
 
 Records = Mapping[str, Any]
@@ -24,10 +25,9 @@ def summarize(
     up = direction([agent["sent"] for agent in agents.values()], [agent["ledger"] for agent in agents.values()])
     down = direction([server["sent"]], [server["ledger"]])
     stages = _sum(agent["ledger"]["stages"] for agent in agents.values()) + Counter(server["ledger"]["stages"])
-    frames = _sum(agent["ledger"]["frames"] for agent in agents.values())
+    ratios = skip_ratios(_sum([*(agent["ledger"]["frames"] for agent in agents.values()), server["ledger"]["frames"]]))
     total = up["wire_bytes"] + down["wire_bytes"]
     reference = stages["activation_up.raw"]  # float32 one way is as many bytes as fp16 both ways
-    gated = frames["activation_up.skip"] + frames["activation_up.keyframe"] + frames["activation_up.residual"]
     return {
         "uplink_bytes": up["wire_bytes"],
         "downlink_bytes": down["wire_bytes"],
@@ -39,7 +39,8 @@ def summarize(
         "wall_s": round(wall_s, 2),
         "steps_per_s": server.get("steps_per_s"),
         "steps": server.get("steps"),
-        "skip_ratio": round(frames["activation_up.skip"] / gated, 4) if gated else 0.0,
+        "skip_ratio": ratios.get("activation_up", 0.0),
+        "skip_ratios": ratios,
         "cut_layer_bytes": cut_layer(up) + cut_layer(down),
         "adapter_bytes": up["kinds"]["adapter"] + down["kinds"]["adapter"],
         "up": up | levels(agents, "sent", broker, "bytes_in"),
@@ -51,6 +52,16 @@ def summarize(
         "agent_peak_bytes": {name: agent.get("peak_bytes") for name, agent in agents.items()},
         "sender_memory_bytes": {name: agent.get("sender_memory_bytes") for name, agent in agents.items()},
     }
+
+
+def skip_ratios(frames: Mapping[str, int]) -> dict[str, float]:
+    """Per stream that sent anything, the share of its frames that were skips, from counts by `stream.kind`."""
+    ratios: dict[str, float] = {}
+    for stream in STREAMS:
+        total = sum(count for name, count in frames.items() if name.startswith(f"{stream}."))
+        if total:
+            ratios[stream] = round(frames.get(f"{stream}.skip", 0) / total, 4)
+    return ratios
 
 
 def direction(sent: list[Records], ledgers: list[Records]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def ledger(**kinds: int) -> dict[str, Any]:
 def agent(raw: int, skipped: int, sent: int) -> dict[str, Any]:
     """An agent whose one activation message had `sent` bytes: labels 10, framing 5, the rest keyframes."""
     book = ledger(keyframe=sent - 15, label=10, framing=5, control=20)
-    book["frames"] = {"activation_up.skip": skipped, "activation_up.keyframe": 4 - skipped, "gradient_down.keyframe": 9}
+    book["frames"] = {"activation_up.skip": skipped, "activation_up.keyframe": 4 - skipped}
     book["stages"] = {"activation_up.raw": raw, "activation_up.coded": raw // 4}
     book["events"] = {"refused_step": 1}
     return {
@@ -47,6 +47,7 @@ def agent(raw: int, skipped: int, sent: int) -> dict[str, Any]:
 @pytest.fixture
 def server() -> dict[str, Any]:
     book = ledger(gradient=150, adapter=40, framing=10, control=30)
+    book["frames"] = {"gradient_down.keyframe": 6, "gradient_down.skip": 2}
     book["events"] = {"refused_step": 1, "stranger": 2}
     return {
         "ledger": book,
@@ -88,6 +89,7 @@ def test_quality_shares_and_times_are_passed_on(server: dict[str, Any], agents: 
     summary = summarize(server, agents, 12.345)
     assert summary["saved_percent"] == round(100 * (1 - 658 / 1000), 2)
     assert summary["skip_ratio"] == 0.5
+    assert summary["skip_ratios"] == {"activation_up": 0.5, "gradient_down": 0.25}
     assert (summary["perplexity_before"], summary["perplexity"], summary["bleu"]) == (90.0, 30.0, 12.5)
     assert (summary["steps"], summary["steps_per_s"], summary["wall_s"]) == (8, 2.0, 12.35)
     assert summary["stages"] == {"activation_up.coded": 250, "activation_up.raw": 1000}
@@ -102,6 +104,7 @@ def test_a_run_that_was_stopped_early_has_counts_and_no_quality() -> None:
     summary = summarize(nothing, {"agent0": nothing}, 1.0)
     assert (summary["total_bytes"], summary["saved_percent"], summary["skip_ratio"]) == (0, 0.0, 0.0)
     assert summary["perplexity"] is summary["bleu"] is summary["steps"] is None
+    assert summary["skip_ratios"] == {}
 
 
 def test_chunks_that_were_sent_again_are_told_apart() -> None:

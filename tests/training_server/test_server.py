@@ -304,3 +304,16 @@ def test_skipping_saves_bytes_and_the_books_tell_where(tiny_base: Path, tmp_path
     for summary in (gated, plain):
         for way in ("up", "down"):
             assert sum(summary[way]["kinds"].values()) == summary[way]["body_bytes"]
+
+
+@pytest.mark.parametrize("policy", ["barrier", "arrival"])
+@pytest.mark.parametrize("gate", ["cosine", "relative_l2"])
+def test_gradients_may_be_gated_too(tiny_base: Path, tmp_path: Path, gate: str, policy: str) -> None:
+    down = {"gate": gate, "threshold": -1.0}
+    training = {"epochs": 3, "step_policy": policy}
+    scenario = tiny_scenario(tiny_base, clients=2, streams={"gradient_down": down}, training=training)
+    summary = run_tiny(scenario, tmp_path / "run")
+    assert summary["end"] == "finished"
+    assert not summary["events"]
+    # At -1 everything that has a reference is skipped: two of three epochs.
+    assert summary["skip_ratios"]["gradient_down"] == pytest.approx(2 / 3, abs=1e-4)
