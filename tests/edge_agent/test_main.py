@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edge_agent.__main__ import main
+from tests.refusals import check_refused, enter
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,10 +38,7 @@ WRONG = [
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory with configurations that are wrong, and no settings around it."""
-    for name in list(os.environ):
-        if name.startswith("SPLITCOM_AGENT_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
+    enter(tmp_path, "SPLITCOM_AGENT_", monkeypatch)
     (tmp_path / "broken.toml").write_text("[model\n")
     (tmp_path / "unknown.toml").write_text("cut = 2\n")
     return tmp_path
@@ -49,13 +46,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def agent(*arguments: str) -> Result:
     return CliRunner().invoke(main, list(arguments))
-
-
-def check_refused(result: Result, said: str) -> None:
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    assert re.fullmatch(r"error: [^\n]*\n", result.stderr)
-    assert said in result.stderr
 
 
 @pytest.mark.parametrize(("arguments", "said"), WRONG)

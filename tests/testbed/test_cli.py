@@ -20,6 +20,7 @@ from broker.settings import as_table
 from testbed.__main__ import SUBCOMMANDS, main
 from testbed.commands.run import report
 from testbed.progress import Progress
+from tests.refusals import check_refused
 from tests.runs import metrics, tiny_scenario
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,13 +60,6 @@ def splitcom(*arguments: str) -> Result:
 
 def tree(directory: Path) -> list[str]:
     return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
-
-
-def check_refused(result: Result, said: str) -> None:
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    assert re.fullmatch(r"error: [^\n]*\n", result.stderr)
-    assert said in result.stderr
 
 
 WRONG = [

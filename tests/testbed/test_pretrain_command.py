@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import re
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from testbed.__main__ import main
 from tests.bases import TEXTS
+from tests.refusals import check_refused, enter
 
 TINY = ["--blocks", "2", "--width", "16", "--heads", "2", "--positions", "32", "--vocab-size", "300", "--steps", "10"]
 
@@ -20,23 +20,13 @@ TINY = ["--blocks", "2", "--width", "16", "--heads", "2", "--positions", "32", "
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory with a text, and no settings around it."""
-    for name in list(os.environ):
-        if name.startswith("SPLITCOM_PRETRAIN_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
+    enter(tmp_path, "SPLITCOM_PRETRAIN_", monkeypatch)
     (tmp_path / "huts.txt").write_text("\n".join(TEXTS))
     return tmp_path
 
 
 def pretrain(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["pretrain", *TINY, *arguments])
-
-
-def check_refused(result: Result, said: str) -> None:
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    assert re.fullmatch(r"error: [^\n]*\n", result.stderr)
-    assert said in result.stderr
 
 
 def test_texts_become_a_base_that_transformers_loads(here: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from broker.server import Broker, BrokerConfig
+from tests.refusals import check_refused, enter
 from training_server.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,10 +40,7 @@ WRONG = [
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory with things that are wrong, and no settings around it."""
-    for name in list(os.environ):
-        if name.startswith("SPLITCOM_SERVER_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
+    enter(tmp_path, "SPLITCOM_SERVER_", monkeypatch)
     (tmp_path / "broken.toml").write_text("[model\n")
     (tmp_path / "unknown.toml").write_text("cliens = 2\n")
     (tmp_path / "used").mkdir()
@@ -75,13 +72,6 @@ def broker() -> Iterator[str]:
 
 def server(*arguments: str) -> Result:
     return CliRunner().invoke(main, list(arguments))
-
-
-def check_refused(result: Result, said: str) -> None:
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    assert re.fullmatch(r"error: [^\n]*\n", result.stderr)
-    assert said in result.stderr
 
 
 @pytest.mark.parametrize(("arguments", "said"), WRONG)
