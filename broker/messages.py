@@ -6,107 +6,31 @@ whatever encodes also decodes. The byte tables stand in docs/wire-format.md.
 
 from __future__ import annotations
 
-import math
-import reprlib
 import typing
-from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import msgpack
 
+from broker.checks import (
+    MAX_ITEMS,
+    MAX_TEXT,
+    U16,
+    U32,
+    Blob,
+    ByStream,
+    Check,
+    Flag,
+    Last,
+    Name,
+    Real,
+    Samples,
+    Status,
+    Steps,
+    Table,
+    Text,
+)
 from broker.errors import WireError
-from broker.topics import check_name
-
-MAX_ITEMS = 4096  # entries of one list or map; also what one length byte sequence may make msgpack allocate
-MAX_TEXT = 65536  # bytes of one string
-MAX_DEPTH = 16  # nesting of the values in a dict[str, Any]
-
-Check = Callable[[Any], Any]
-
-
-def _exact(kind: type) -> Check:
-    def check(value: Any) -> Any:
-        if type(value) is not kind:
-            raise ValueError(f"{reprlib.repr(value)} is no {kind.__name__}")
-        return value
-
-    return check
-
-
-def _whole(low: int, high: int) -> Check:
-    def check(value: Any) -> Any:
-        if not low <= _INT(value) <= high:
-            raise ValueError(f"{value} is out of {low}..{high}")
-        return value
-
-    return check
-
-
-def _text(value: Any) -> Any:
-    if len(_STR(value).encode()) > MAX_TEXT:
-        raise ValueError(f"{len(value)} characters are more than {MAX_TEXT} bytes")
-    return value
-
-
-def _choice(*choices: str) -> Check:
-    def check(value: Any) -> Any:
-        if value not in choices or type(value) is not str:
-            raise ValueError(f"{reprlib.repr(value)} is unknown; valid: {', '.join(choices)}")
-        return value
-
-    return check
-
-
-def _real(value: Any) -> float:
-    return float(value) if type(value) is int else typing.cast(float, _FLOAT(value))
-
-
-def _items(kind: type, item: Check) -> Check:
-    def check(value: Any) -> Any:
-        if len(_exact(kind)(value)) > MAX_ITEMS:
-            raise ValueError(f"{len(value)} entries are more than {MAX_ITEMS}")
-        if kind is list:
-            return [item(entry) for entry in value]
-        return {_text(key): item(entry) for key, entry in value.items()}
-
-    return check
-
-
-def _threshold(value: Any) -> float:
-    if math.isnan(number := _real(value)):
-        raise ValueError("nan is no threshold")
-    return number
-
-
-def _plain(value: Any, depth: int = 0) -> Any:
-    """A value that every other end can read: None, bool, int, float, str, bytes, lists and maps of them."""
-    if value is None or type(value) in (bool, float, bytes):
-        return value
-    if type(value) is int:
-        return _whole(-(2**63), 2**64 - 1)(value)
-    if type(value) is str:
-        return _text(value)
-    if type(value) not in (list, dict) or depth >= MAX_DEPTH:
-        raise ValueError(f"{reprlib.repr(value)} cannot travel" if depth < MAX_DEPTH else "nested too deep")
-    return _items(type(value), lambda entry: _plain(entry, depth + 1))(value)
-
-
-_INT, _STR, _FLOAT = _exact(int), _exact(str), _exact(float)
-
-Text = Annotated[str, _text]
-Name = Annotated[str, check_name]
-Flag = Annotated[bool, _exact(bool)]
-Blob = Annotated[bytes, _exact(bytes)]
-Real = Annotated[float, _real]
-U16 = Annotated[int, _whole(0, 2**16 - 1)]
-U32 = Annotated[int, _whole(0, 2**32 - 1)]
-Last = Annotated[int, _whole(-1, 2**32 - 1)]  # the last step that ..., -1 for none
-Steps = Annotated[list[int], _items(list, _whole(0, 2**32 - 1))]
-Samples = Annotated[list[int], _items(list, _whole(0, 2**64 - 1))]
-Thresholds = Annotated[dict[str, float], _items(dict, _threshold)]
-Table = Annotated[dict[str, Any], _items(dict, _plain)]
-Status = Annotated[str, _choice("online", "offline")]
 
 
 class Message:
@@ -148,7 +72,7 @@ class Begin(Message):
     code: ClassVar[int] = 3
     channel: ClassVar[str] = "down"
     epoch: U32
-    thresholds: Thresholds
+    thresholds: ByStream
     adapter: Blob
 
 
@@ -250,7 +174,40 @@ class Failure(Message):
     reason: Text
 
 
-# Codes 20 (ActivationDown) and 21 (GradientUp) are reserved for the U-shape.
+@dataclass(frozen=True, slots=True)
+class Thresholds(Message):
+    """New thresholds of the streams that are named; they hold from the agent's next packets on."""
+
+    code: ClassVar[int] = 13
+    channel: ClassVar[str] = "down"
+    thresholds: ByStream
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationDown(Message):
+    """U-shape: one step's activations behind the body, for the client's tail."""
+
+    code: ClassVar[int] = 20
+    channel: ClassVar[str] = "down"
+    step: U32
+    packet: Blob
+
+
+@dataclass(frozen=True, slots=True)
+class GradientUp(Message):
+    """U-shape: one step's gradients behind the body, which also accepts the step's ActivationDown.
+
+    `loss` is the client's mean over its `target_tokens`.
+    """
+
+    code: ClassVar[int] = 21
+    channel: ClassVar[str] = "up"
+    step: U32
+    packet: Blob
+    loss: Real
+    target_tokens: U32
+
+
 MESSAGES: dict[int, type[Message]] = {
     1: Hello,
     2: Welcome,
@@ -264,6 +221,9 @@ MESSAGES: dict[int, type[Message]] = {
     10: State,
     11: Metrics,
     12: Failure,
+    13: Thresholds,
+    20: ActivationDown,
+    21: GradientUp,
 }
 
 

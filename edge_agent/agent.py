@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from broker.channel import Channel, Malformed
 from broker.errors import BrokerError, DeadlineError
 from broker.messages import (
+    ActivationDown,
     Begin,
     End,
     EpochEnd,
@@ -22,6 +23,7 @@ from broker.messages import (
     Message,
     State,
     StepRefused,
+    Thresholds,
     Welcome,
 )
 from broker.settings import build
@@ -32,7 +34,7 @@ from splitcom import __version__
 from splitcom.config import ModelConfig, SharedSettings, TrainingConfig
 from splitcom.data.batches import Batch
 from splitcom.data.sample import Example
-from splitcom.errors import CodecError, SplitComError
+from splitcom.errors import CodecError, ConfigError, SplitComError
 from splitcom.ledger import Ledger
 from splitcom.weights import Weights, embedding_digest
 
@@ -96,9 +98,14 @@ class Agent:
         )
         welcome = await self._welcome(hello)
         settings = build(SharedSettings, welcome.settings, "the server's ")
+        if self.config.keep_labels and settings.shape != "u":
+            raise ConfigError(
+                f"model.shape: the server asks for labels ({settings.shape}), and this agent keeps them "
+                "(keep_labels = true); valid: u"
+            )
         self.training = settings.training
-        local = self.config.model
-        model = ModelConfig(local.base, local.attention, local.device, local.dtype, settings.cut, settings.tail)
+        local, cut = self.config.model, (settings.shape, settings.cut, settings.tail)
+        model = ModelConfig(local.base, local.attention, local.device, local.dtype, *cut)
         self._client = await self._run(
             SplitClient, self.config.name, weights, model, settings, self.examples, self.ledger
         )
@@ -116,13 +123,13 @@ class Agent:
 
     async def _epoch(self, begin: Begin) -> None:
         client = self._joined()
-        await self._run(client.begin, begin.thresholds.get("activation_up"), begin.adapter)
+        await self._run(client.begin, begin.thresholds, begin.adapter)
         examples = steps = 0
         for batch in await self._run(client.batches, begin.epoch):
             await self._step(begin.epoch, batch)
             examples += len(batch.sample_ids)
             steps += 1
-        adapter = await self._run(client.adapter)
+        adapter = await self._run(client.adapter, begin.epoch)
         end = EpochEnd(begin.epoch, examples, steps, adapter, client.applied, client.take_refused())
         await self._send(end, {"adapter": len(adapter)})
 
@@ -130,27 +137,20 @@ class Agent:
         """One batch there and back; a refused or lost step is tried again under a new number, with keyframes."""
         client = self._joined()
         for _ in range(self.training.max_refusals + 1):
-            attempt = await self._run(client.attempt, epoch, batch)
-            message = attempt.message
+            message = await self._run(client.attempt, epoch, batch)
             parts = {"packet": len(message.packet), "label": len(message.labels)}
             await self._send(message, parts, rest="framing")
-            clock = time.perf_counter()
-            reason = await self._reply(client, attempt.step)
-            client.seconds["wait"] += time.perf_counter() - clock
+            reason = await self._fate(client, message.step, epoch, batch)
             if not reason:
-                self.emit({"event": "step", "epoch": epoch, "step": attempt.step, **self.progress()})
+                self.emit({"event": "step", "epoch": epoch, "step": message.step, **self.progress()})
                 return
-        raise SplitComError(f"step {attempt.step} of epoch {epoch} was given up: {reason}")
+        raise SplitComError(f"step {message.step} of epoch {epoch} was given up: {reason}")
 
-    async def _reply(self, client: SplitClient, step: int) -> str:
-        """Wait for the fate of a step; an empty string when it was accepted, else why not."""
+    async def _fate(self, client: SplitClient, step: int, epoch: int, batch: Batch) -> str:
+        """Wait for the fate of a step, taking its turn in the U-shape; "" when it was accepted, else why not."""
         while True:
             try:
-                reply = await self._receive(
-                    (GradientDown, StepRefused, Malformed),
-                    self.training.reply_timeout_s,
-                    f"the reply to step {step}",
-                )
+                reply = await self._reply(client, step)
             except DeadlineError as error:
                 client.lose(step)
                 return str(error)
@@ -163,12 +163,37 @@ class Agent:
             elif isinstance(reply, StepRefused):
                 client.refuse(step, reply.keyframes)
                 return reply.reason
+            elif isinstance(reply, ActivationDown):
+                reason = await self._turn(client, epoch, batch, reply)
+                if reason:
+                    return reason
             else:
                 try:
                     await self._run(client.finish, reply)
                 except CodecError as error:
                     self.emit({"event": "warning", "text": f"gradient of step {step} refused: {error}"})
                 return ""
+
+    async def _turn(self, client: SplitClient, epoch: int, batch: Batch, message: ActivationDown) -> str:
+        """U-shape: from the body's output to the gradient behind it; "" unless the output cannot be used."""
+        try:
+            answer = await self._run(client.turn, epoch, batch, message)
+        except CodecError as error:
+            client.lose(message.step)
+            return str(error)
+        if answer is None:
+            self.ledger.event("stale_reply")
+        else:
+            await self._send(answer, {"packet": len(answer.packet)}, rest="framing")
+        return ""
+
+    async def _reply(self, client: SplitClient, step: int) -> Any:
+        clock = time.perf_counter()
+        kinds = (GradientDown, StepRefused, ActivationDown, Malformed)
+        try:
+            return await self._receive(kinds, self.training.reply_timeout_s, f"the reply to step {step}")
+        finally:
+            client.seconds["wait"] += time.perf_counter() - clock
 
     async def _receive(self, kinds: type[T] | tuple[type[Any], ...], seconds: float, what: str) -> Any:
         """The next message of the given kinds; End raises RunEnded, others are counted and left.
@@ -190,6 +215,8 @@ class Agent:
                 offline = message.status == "offline"
                 deadline = time.monotonic() + (min(seconds, OFFLINE_GRACE_S) if offline else seconds)
                 self.emit({"event": "warning", "text": f"the server is {message.status}"})
+            elif isinstance(message, Thresholds) and self._client is not None:
+                await self._run(self._client.set_thresholds, message.thresholds)
             else:
                 self.ledger.event("unexpected_message")
 
@@ -215,7 +242,7 @@ class Agent:
         }
 
     def records(self) -> dict[str, Any]:
-        """The ledger's totals, the channel's counts and the seconds per activity, whatever state the agent is in."""
+        """The ledger's totals, the channel's counts, the seconds per activity and the bytes of references by stream."""
         client = self._client
         return {
             "ledger": self.ledger.totals(),
@@ -223,7 +250,7 @@ class Agent:
             "received": {name: asdict(count) for name, count in self.channel.received.items()},
             "seconds": {name: round(value, 3) for name, value in sorted(client.seconds.items())} if client else {},
             "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "sender_memory_bytes": client.activation_up.memory_bytes if client else 0,
+            "memory_bytes": client.ends.memory() if client else {},
         }
 
     def _joined(self) -> SplitClient:

@@ -13,7 +13,8 @@ class AgentConfig:
     """One agent: its name in the run, the broker it talks to, its base and its shard of the data.
 
     `shard` of `shards` counts from 0; one shard is the whole training set, for a device with texts of its own.
-    `out` is the directory of its ledger; empty writes none.
+    `keep_labels` makes it leave a run whose server asks for labels, which every shape but the U-shape does. `out` is
+    the directory of its ledger; empty writes none.
     """
 
     run: str = "run"
@@ -23,6 +24,7 @@ class AgentConfig:
     threads: int = 1
     shard: int = 0
     shards: int = 1
+    keep_labels: bool = False
     model: BaseConfig = field(default_factory=BaseConfig)
     data: DataConfig = field(default_factory=DataConfig)
     transport: ChannelConfig = field(default_factory=ChannelConfig)

@@ -26,7 +26,7 @@ from splitcom.weights import Weights
 def shard_examples(config: AgentConfig) -> tuple[list[Example], dict[str, int]]:
     """The agent's own examples as tokens, and what was skipped, by reason."""
     weights = Weights(config.model.base)
-    corpus = load(config.data)
+    corpus = load(config.data, "train")
     mine = shard(corpus.train, config.shards, config.data)[config.shard]
     tokenizer = AutoTokenizer.from_pretrained(config.model.base)
     examples, skipped = tokenize(mine, tokenizer, weights.config.max_position_embeddings)

@@ -1,4 +1,4 @@
-"""The synchronous part of an agent: the head's forward pass and the backward pass of a gradient that came back."""
+"""The synchronous part of an agent: head and, in the U-shape, tail, forward and back."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from splitcom.adapters import AdapterState, adapter_parameters, adapter_state, l
 from splitcom.batch import Samples, pad, unpad
 from splitcom.config import TrainingConfig
 from splitcom.data.batches import Batch
+from splitcom.evaluate import target_loss
 from splitcom.optimizer import Optimizer
-from splitcom.partition import Head
+from splitcom.partition import Head, Tail
 
 
 class HeadTrainer:
@@ -59,3 +60,45 @@ class HeadTrainer:
     def load_adapter(self, state: AdapterState) -> None:
         """Take over the mean of all clients; the optimiser's moments stay as they are."""
         load_adapter_state(self.head, state)
+
+
+class TailTrainer:
+    """Runs and trains the tail of the U-shape, where the labels are: one step at a time."""
+
+    def __init__(self, tail: Tail, training: TrainingConfig, total_steps: int) -> None:
+        self.tail = tail.train()
+        self.device = next(tail.parameters()).device
+        self.dtype = next(tail.parameters()).dtype
+        self.optimizer = Optimizer(adapter_parameters(tail), training, total_steps)
+
+    def loss(self, batch: Batch, outputs: Sequence[np.ndarray]) -> tuple[float, int, Samples]:
+        """(mean loss, target tokens, gradients (length - 1, C)) of a batch, given the body's output per sample.
+
+        For a sample that the server skipped the output is an older one (SplitCom's approximation, as in the head). The
+        adapter's own gradients wait for `step` or `forget`.
+        """
+        self.optimizer.clear()
+        hidden = pad(outputs, batch.tokens.shape[1], self.device, self.dtype).requires_grad_()
+        loss = target_loss(self.tail, hidden, torch.from_numpy(batch.labels).to(self.device))
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert hidden.grad is not None
+        if not bool(torch.isfinite(hidden.grad).all()):
+            raise self.optimizer.diverged()
+        gradients = unpad(hidden.grad, [len(output) for output in outputs])
+        return float(loss.detach()), int((batch.labels[:, 1:] >= 0).sum()), gradients
+
+    def step(self) -> float:
+        """Step the tail's adapter by the gradients of the last `loss`; returns their norm."""
+        return self.optimizer.step()
+
+    def forget(self) -> None:
+        """Drop the gradients of the last `loss`: the server did not take the step."""
+        self.optimizer.clear()
+
+    def adapter(self) -> AdapterState:
+        """A copy of the tail's adapter."""
+        return adapter_state(self.tail)
+
+    def load_adapter(self, state: AdapterState) -> None:
+        """Take over the mean of all clients; the optimiser's moments stay as they are."""
+        load_adapter_state(self.tail, state)

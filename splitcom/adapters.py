@@ -104,19 +104,28 @@ def from_bytes(data: bytes) -> AdapterState:
     return state
 
 
+def block_of(name: str) -> int:
+    """The block that an adapter tensor belongs to, by the tensor's whole-model name."""
+    return int(name.split(".")[2])
+
+
 def fedavg(updates: Sequence[tuple[int, AdapterState]]) -> AdapterState:
-    """The mean of (examples, adapter) pairs weighted by examples (McMahan et al. 2017), summed in float64."""
-    total = sum(examples for examples, _ in updates)
+    """The mean of (examples, adapter) pairs weighted by examples (McMahan et al. 2017), summed in float64.
+
+    Each tensor's mean is over the adapters that hold it: clients may cut the model at different blocks.
+    """
+    holders: dict[str, list[tuple[int, torch.Tensor]]] = {}
+    for examples, state in updates:
+        for name, tensor in state.items():
+            holders.setdefault(name, []).append((examples, tensor))
+    return {name: _mean(held) for name, held in holders.items()}
+
+
+def _mean(held: Sequence[tuple[int, torch.Tensor]]) -> torch.Tensor:
+    total = sum(examples for examples, _ in held)
     if total <= 0:
         raise ValueError("fedavg: no examples")
-    first = updates[0][1]
-    for _, state in updates[1:]:
-        if state.keys() != first.keys():
-            raise CodecError("fedavg: the adapters do not hold the same tensors")
-    return {
-        name: sum((state[name].double() * (examples / total) for examples, state in updates), torch.zeros(())).float()
-        for name in first
-    }
+    return sum((tensor.double() * (examples / total) for examples, tensor in held), torch.zeros(())).float()
 
 
 def export(state: AdapterState, settings: LoraSettings, base: str, directory: Path) -> None:

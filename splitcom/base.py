@@ -31,9 +31,24 @@ def check_base(model: BaseConfig) -> None:
     if not isinstance(model, ModelConfig):
         return
     blocks = config.get("n_layer")
-    highest = blocks - model.tail - 1 if isinstance(blocks, int) else model.cut
-    if model.cut > highest >= 1:
-        raise PartitionError(f"model.cut: {model.cut} is outside the model; valid: 1 to {highest} of {blocks} blocks")
+    if isinstance(blocks, int):
+        check_cuts(blocks, model)
+
+
+def check_cuts(blocks: int, model: ModelConfig) -> None:
+    """Raise PartitionError unless every client's body keeps at least one of the model's blocks."""
+    highest = blocks - model.tail - 1
+    if highest < 1:
+        raise PartitionError(
+            f"model.tail: {model.tail} leaves no body in a model of {blocks} blocks; "
+            f"valid: {int(model.shape == 'u')} to {max(0, blocks - 2)}"
+        )
+    for key, cut in (("model.cut", model.cut), *((f"model.cuts: {k}", v) for k, v in model.unequal().items())):
+        if not 1 <= cut <= highest:
+            raise PartitionError(
+                f"{key}: {cut} leaves no body in a model of {blocks} blocks with a tail of {model.tail}; "
+                f"valid: 1 to {highest}"
+            )
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from splitcom.partition import Body, Head, Tail
+from splitcom.adapters import AdapterState, adapter_state, load_adapter_state
+from splitcom.partition import Body, Head, Part, Tail
 
 IGNORED = -100
 
@@ -29,10 +30,25 @@ def target_loss(tail: Tail, hidden: torch.Tensor, labels: torch.Tensor, reductio
 
 
 class SplitModel:
-    """Head, body and tail in one process; borrows the parts and leaves their weights alone."""
+    """Head, body and tail in one process; borrows the parts and leaves their frozen weights alone."""
 
     def __init__(self, head: Head, body: Body, tail: Tail) -> None:
         self.head, self.body, self.tail = head, body, tail
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts in the order of the blocks."""
+        return self.head, self.body, self.tail
+
+    def adapter(self) -> AdapterState:
+        """A copy of the whole model's adapter."""
+        return {name: tensor for part in self.parts for name, tensor in adapter_state(part).items()}
+
+    def load_adapter(self, state: AdapterState) -> None:
+        """Overwrite the tensors that `state` has, whichever part they are in, and leave the others."""
+        for part in self.parts:
+            own = adapter_state(part)
+            load_adapter_state(part, {name: state.get(name, tensor) for name, tensor in own.items()})
 
     def logits(self, tokens: torch.Tensor) -> torch.Tensor:
         """Token ids (B, T), padded behind -> logits (B, T, V)."""

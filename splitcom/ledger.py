@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CUT_LAYER_KINDS = ("keyframe", "residual", "skip", "gradient", "label", "framing")
 KINDS = (*CUT_LAYER_KINDS, "adapter", "control")
+FLOAT_BYTES = 4
 GRADIENT_STREAMS = ("gradient_down", "gradient_up")
 
 
@@ -32,6 +33,8 @@ class Ledger:
         self.frames: Counter[str] = Counter()
         self.stages: Counter[str] = Counter()
         self.events: Counter[str] = Counter()
+        self.rates: dict[str, dict[int, list[int]]] = {}
+        self.memory: dict[str, int] = {}
         self._file: TextIO | None = path.open("a", buffering=1, encoding="utf-8") if path else None
 
     def packet(self, stream: str, client: str, epoch: int, step: int, stats: PacketStats) -> None:
@@ -44,6 +47,9 @@ class Ledger:
         stages = stats.stages()
         for stage, size in stages.items():
             self.stages[f"{stream}.{stage}"] += size
+        rate = self.rates.setdefault(stream, {}).setdefault(epoch, [0, 0])
+        rate[0] += stats.total_bytes
+        rate[1] += stats.raw_bytes // FLOAT_BYTES
         self.event("forced_keyframe", stats.forced)
         similar = stats.similarities
         self.row(
@@ -57,6 +63,12 @@ class Ledger:
             stages=stages,
             similarity=round(sum(similar) / len(similar), 6) if similar else None,
         )
+
+    def remember(self, epoch: int, memory: dict[str, int]) -> None:
+        """Book the bytes that this end's references take, per stream; the totals keep the largest."""
+        self.row("memory", epoch=epoch, bytes=memory)
+        for stream, size in memory.items():
+            self.memory[stream] = max(size, self.memory.get(stream, 0))
 
     def message(self, body_bytes: int, parts: dict[str, int], rest: str) -> None:
         """Book a message of `body_bytes`: `parts` by kind, packets (booked by `packet`) as the part `packet`, and
@@ -76,13 +88,16 @@ class Ledger:
         if self._file is not None:
             self._file.write(json.dumps({"row": row, "owner": self.owner, **values}, separators=(",", ":")) + "\n")
 
-    def totals(self) -> dict[str, dict[str, int]]:
-        """Everything booked so far, in a form that JSON holds."""
+    def totals(self) -> dict[str, dict[str, Any]]:
+        """Everything booked so far, in a form that JSON holds; `rates` are [packet bytes, values] by stream and epoch,
+        `memory` the bytes of references by stream."""
         return {
             "kinds": {kind: self.kinds[kind] for kind in KINDS},
             "frames": dict(sorted(self.frames.items())),
             "stages": dict(sorted(self.stages.items())),
             "events": dict(sorted(self.events.items())),
+            "rates": {s: {str(e): rate for e, rate in sorted(r.items())} for s, r in sorted(self.rates.items())},
+            "memory": dict(sorted(self.memory.items())),
         }
 
     def close(self) -> None:

@@ -34,9 +34,13 @@ class Optimizer:
         for group in self._adam.param_groups:
             group["lr"] = self.training.learning_rate * self._factor()
         self._adam.step()
-        self._adam.zero_grad(set_to_none=True)
+        self.clear()
         self.steps += 1
         return norm
+
+    def clear(self) -> None:
+        """Forget the gradients."""
+        self._adam.zero_grad(set_to_none=True)
 
     def diverged(self) -> SplitComError:
         """The error for a gradient that is not finite."""

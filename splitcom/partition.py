@@ -18,6 +18,7 @@ from transformers import DynamicCache, GPT2Config
 from transformers.masking_utils import create_causal_mask
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
+from splitcom.base import check_cuts
 from splitcom.config import ModelConfig
 from splitcom.errors import PartitionError
 from splitcom.weights import Weights
@@ -31,7 +32,7 @@ class Part(nn.Module):
 
     def __init__(self, config: GPT2Config, start: int, stop: int) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.start = config, start
         self.transformer = nn.Module()
         self.transformer.h = nn.ModuleDict({str(i): GPT2Block(config, layer_idx=i) for i in range(start, stop)})
         for local, block in enumerate(self.blocks()):
@@ -41,14 +42,16 @@ class Part(nn.Module):
         """The blocks in order."""
         return list(self.transformer.h.values())  # type: ignore[operator]
 
-    def run(self, hidden: torch.Tensor, cache: DynamicCache | None, keys: torch.Tensor | None) -> torch.Tensor:
-        """(B, T, C) -> (B, T, C) through the blocks, causally.
+    def run(
+        self, hidden: torch.Tensor, cache: DynamicCache | None, keys: torch.Tensor | None, first: int = 0
+    ) -> torch.Tensor:
+        """(B, T, C) -> (B, T, C) through the blocks, causally, leaving out those before block `first` of the model.
 
         `cache` holds the keys and values of earlier positions of this part; `keys` is (B, earlier + T), 0 where a
         position is padding in front of a sample (padding behind one needs no mask: nothing looks back at it).
         """
         mask = create_causal_mask(config=self.config, inputs_embeds=hidden, attention_mask=keys, past_key_values=cache)
-        for block in self.blocks():
+        for block in self.blocks()[max(0, first - self.start) :]:
             hidden = block(hidden, past_key_values=cache, attention_mask=mask, use_cache=cache is not None)
         return hidden
 
@@ -80,10 +83,13 @@ class Body(Part):
     """The blocks between head and tail: what the server runs in every shape."""
 
     def forward(
-        self, hidden: torch.Tensor, cache: DynamicCache | None = None, keys: torch.Tensor | None = None
+        self, hidden: torch.Tensor, cache: DynamicCache | None = None, keys: torch.Tensor | None = None, first: int = 0
     ) -> torch.Tensor:
-        """Hidden states (B, T, C) -> hidden states (B, T, C)."""
-        return self.run(hidden, cache, keys)
+        """Hidden states (B, T, C) -> hidden states (B, T, C), from block `first` of the model on where that is within.
+
+        A `first` behind the body's own start is a client that cuts later than others; it goes without a cache.
+        """
+        return self.run(hidden, cache, keys, first)
 
 
 class Tail(Part):
@@ -130,13 +136,8 @@ def load_tail(weights: Weights, model: ModelConfig) -> Tail:
 
 def boundaries(config: GPT2Config, model: ModelConfig) -> tuple[int, int]:
     """(first block of the body, first block of the tail); PartitionError unless the body keeps at least one block."""
-    blocks = config.num_hidden_layers
-    if not 1 <= model.cut <= blocks - model.tail - 1:
-        highest = blocks - model.tail - 1
-        if highest < 1:
-            raise PartitionError(f"model.tail: {model.tail} leaves no body in a model of {blocks} blocks")
-        raise PartitionError(f"model.cut: {model.cut} is outside the model; valid: 1 to {highest} of {blocks} blocks")
-    return model.cut, blocks - model.tail
+    check_cuts(config.num_hidden_layers, model)
+    return model.cut, config.num_hidden_layers - model.tail
 
 
 def device_of(model: ModelConfig) -> torch.device:

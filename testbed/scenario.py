@@ -15,7 +15,9 @@ from broker.errors import SettingsError
 from broker.settings import build, load_toml, merge
 from edge_agent.config import AgentConfig
 from splitcom.config import (
+    AdaptersConfig,
     BaseConfig,
+    ControlConfig,
     DataConfig,
     EvaluationConfig,
     LoraSettings,
@@ -40,6 +42,8 @@ class Scenario:
     model: ModelConfig = field(default_factory=lambda: ModelConfig(base="micro", cut=1))
     lora: LoraSettings = field(default_factory=LoraSettings)
     streams: StreamsConfig = field(default_factory=StreamsConfig)
+    adapters: AdaptersConfig = field(default_factory=AdaptersConfig)
+    control: ControlConfig = field(default_factory=ControlConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     data: DataConfig = field(default_factory=DataConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -54,6 +58,11 @@ class Scenario:
         engine(self.broker, Path())  # names what is wrong with it; nothing is started
         if self.transport == "memory" and self.broker != "embedded":
             raise ValueError(f"broker: {self.broker!r} is of no use without a socket; valid with memory: embedded")
+        names = [agent_name(number, self.clients) for number in range(self.clients)]
+        for name in self.model.unequal():
+            if name not in names:
+                raise ValueError(f"model.cuts: {name!r} is no agent of the run; valid: {names[0]} to {names[-1]}")
+        self.server("", Path())  # for what it checks of the whole
 
     def server(self, broker: str, out: Path) -> ServerConfig:
         """The training server's share, with its run directory."""
@@ -66,6 +75,8 @@ class Scenario:
             model=self.model,
             lora=self.lora,
             streams=self.streams,
+            adapters=self.adapters,
+            control=self.control,
             training=self.training,
             data=self.data,
             evaluation=self.evaluation,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from splitcom.config import STREAMS
@@ -27,7 +27,9 @@ def summarize(
     stages = _sum(agent["ledger"]["stages"] for agent in agents.values()) + Counter(server["ledger"]["stages"])
     ratios = skip_ratios(_sum([*(agent["ledger"]["frames"] for agent in agents.values()), server["ledger"]["frames"]]))
     total = up["wire_bytes"] + down["wire_bytes"]
-    reference = stages["activation_up.raw"]  # float32 one way is as many bytes as fp16 both ways
+    # float32 one way is as many bytes as fp16 both ways; the U-shape has two such pairs of streams.
+    reference = stages["activation_up.raw"] * (2 if "activation_down.raw" in stages else 1)
+    ledgers = [server["ledger"], *(agent["ledger"] for agent in agents.values())]
     return {
         "uplink_bytes": up["wire_bytes"],
         "downlink_bytes": down["wire_bytes"],
@@ -50,7 +52,24 @@ def summarize(
         "agent_seconds": {name: agent.get("seconds", {}) for name, agent in agents.items()},
         "server_seconds": server.get("seconds", {}),
         "agent_peak_bytes": {name: agent.get("peak_bytes") for name, agent in agents.items()},
-        "sender_memory_bytes": {name: agent.get("sender_memory_bytes") for name, agent in agents.items()},
+        "bits_per_value": bits_per_value(ledgers),
+        "agent_memory_bytes": {name: agent["ledger"].get("memory", {}) for name, agent in agents.items()},
+    }
+
+
+def bits_per_value(ledgers: Sequence[Records]) -> dict[str, list[float]]:
+    """Per stream and epoch, the bits of its packets over the values of the tensors that they stand for."""
+    rates: dict[str, dict[int, list[int]]] = {}
+    for ledger in ledgers:
+        for stream, epochs in ledger.get("rates", {}).items():
+            for epoch, (size, values) in epochs.items():
+                total = rates.setdefault(stream, {}).setdefault(int(epoch), [0, 0])
+                total[0] += size
+                total[1] += values
+    return {
+        stream: [round(8 * size / values, 4) for _, (size, values) in sorted(rates[stream].items()) if values]
+        for stream in STREAMS
+        if stream in rates
     }
 
 

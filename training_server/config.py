@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from broker.channel import ChannelConfig
 from splitcom.config import (
+    AdaptersConfig,
+    ControlConfig,
     DataConfig,
     EvaluationConfig,
     LoraSettings,
@@ -29,6 +31,8 @@ class ServerConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     lora: LoraSettings = field(default_factory=LoraSettings)
     streams: StreamsConfig = field(default_factory=StreamsConfig)
+    adapters: AdaptersConfig = field(default_factory=AdaptersConfig)
+    control: ControlConfig = field(default_factory=ControlConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     data: DataConfig = field(default_factory=DataConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -37,7 +41,11 @@ class ServerConfig:
     def __post_init__(self) -> None:
         check("clients", self.clients, 1, 10_000)
         check("threads", self.threads, 1)
+        if self.model.cuts and not self.streams.gradient_down.enabled:
+            raise ValueError("model.cuts: heads that are frozen have one cut; valid: none, or gradient_down enabled")
 
-    def shared(self) -> SharedSettings:
-        """The part that every agent of the run is sent."""
-        return SharedSettings(self.model.cut, self.model.tail, self.lora, self.streams, self.training)
+    def shared(self, client: str) -> SharedSettings:
+        """What an agent of the run is sent: the same for all but the cut."""
+        model = self.model
+        cut = model.unequal().get(client, model.cut)
+        return SharedSettings(model.shape, cut, model.tail, self.lora, self.streams, self.adapters, self.training)

@@ -5,27 +5,30 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from transformers import AutoTokenizer
 
 from broker.channel import Channel
-from broker.messages import ActivationUp, GradientDown, StepRefused
-from splitcom.adapters import adapter_state as adapter_of
-from splitcom.adapters import add_adapter, export, fedavg, from_bytes, load_adapter_state, to_bytes
+from broker.messages import ActivationDown, ActivationUp, GradientDown, GradientUp, Hello, StepRefused
+from splitcom.adapters import AdapterState, add_adapter, block_of, export, fedavg
 from splitcom.data.corpus import load
 from splitcom.data.sample import tokenize
 from splitcom.evaluate import SplitModel
 from splitcom.ledger import Ledger
-from splitcom.partition import load_body, load_head, load_tail
+from splitcom.partition import boundaries, load_body, load_head, load_tail
 from splitcom.weights import Weights, embedding_digest
 from training_server.config import ServerConfig
+from training_server.control import Control
 from training_server.evaluation import Evaluation
 from training_server.session import PendingStep, Session
-from training_server.trainer import BodyTrainer
+from training_server.trainer import BodyTrainer, Forward, StepResult, TailGradient
+
+Member = tuple[Session, PendingStep]
 
 
 class Run:
@@ -38,18 +41,25 @@ class Run:
         """
         self.config, self.directory = config, directory
         self.weights = Weights(config.model.base)
-        body, tail = load_body(self.weights, config.model), load_tail(self.weights, config.model)
-        self.head = load_head(self.weights, config.model)
-        for part in (self.head, body, tail):
+        boundaries(self.weights.config, config.model)
+        # The server holds every block that some client leaves to it.
+        cut = replace(config.model, cut=min([config.model.cut, *config.model.unequal().values()]))
+        self.model = SplitModel(
+            load_head(self.weights, cut), load_body(self.weights, cut), load_tail(self.weights, cut)
+        )
+        for part in self.model.parts:
             add_adapter(part, config.lora, config.training.seed)
+        self.initial = self.model.adapter()
         self.base_digest = embedding_digest(self.weights)
-        self.trainer = BodyTrainer(body, tail, config.training, config.model.dtype)
+        tail = None if config.model.shape == "u" else self.model.tail
+        self.trainer = BodyTrainer(self.model.body, tail, config.training, config.model.dtype)
+        self.control = Control(config.control, config.streams.of(config.model.shape), config.training.seed)
         positions = self.weights.config.max_position_embeddings
         tokenizer = AutoTokenizer.from_pretrained(config.model.base)
-        corpus = load(config.data)
+        # The training texts, and with them the labels, are the clients' own.
+        corpus = load(config.data, "evaluation")
         validation, _ = tokenize(corpus.validation, tokenizer, positions)
-        model = SplitModel(self.head, body, tail)
-        self.evaluation = Evaluation(model, tokenizer, validation, corpus.test, config.evaluation, positions)
+        self.evaluation = Evaluation(self.model, tokenizer, validation, corpus.test, config.evaluation, positions)
         directory.mkdir(parents=True, exist_ok=True)
         self.ledger = Ledger("server", directory / "ledger-server.jsonl")
         self._metrics: TextIO = (directory / "metrics.jsonl").open("a", buffering=1, encoding="utf-8")
@@ -59,70 +69,114 @@ class Run:
         self.steps = self.epoch = 0
         self.loss = float("nan")
 
+    def session(self, hello: Hello) -> Session:
+        """The server's half of a new client."""
+        settings = self.config.shared(hello.client)
+        blocks, trained = self.weights.config.num_hidden_layers, settings.streams.gradient_down.enabled
+        initial = {
+            name: tensor
+            for name, tensor in self.initial.items()
+            if (trained and block_of(name) < settings.cut)
+            or (settings.shape == "u" and block_of(name) >= blocks - settings.tail)
+        }
+        return Session(hello, settings, self.weights.config, initial, self.ledger)
+
     def begin(self, samples: Sequence[int]) -> None:
         """Measure the untrained model and fix the length of the schedule from the clients' numbers of samples."""
         training = self.config.training
         per_epoch = [-(-count // training.batch_size) for count in samples]
         longest = max(per_epoch) if training.step_policy == "barrier" else sum(per_epoch)
         self.trainer.plan(longest * training.epochs)
-        self.perplexity_before = self.perplexity = self._timed("evaluate", self.evaluation.perplexity)
-        self._row("evaluation", epoch=-1, perplexity=self.perplexity_before)
+        self.control.plan(longest, training.epochs)
+        self.perplexity_before = self.evaluate(-1)
         self._training_began = time.perf_counter()
 
     def decode(self, session: Session, message: ActivationUp) -> PendingStep | StepRefused:
         """Decode a client's step; the refusal to send instead when any part of it cannot be used."""
-        clock = time.thread_time()
-        decoded = session.decode(message, self.steps)
-        self.seconds["decode"] += time.thread_time() - clock
-        return decoded
+        with self._cpu("decode"):
+            decoded = session.decode(message, self.steps)
+        if isinstance(decoded, StepRefused):
+            return decoded
+        pending, stats = decoded
+        self.control.observe("activation_up", stats)
+        return pending
 
-    def step(self, members: Sequence[tuple[Session, PendingStep]]) -> list[GradientDown]:
+    def take_gradient(self, session: Session, pending: PendingStep, message: GradientUp) -> TailGradient | StepRefused:
+        """U-shape: decode a client's gradient behind the body; the refusal to send instead when it cannot be used."""
+        with self._cpu("decode"):
+            taken = session.take_gradient(pending, message)
+        if isinstance(taken, StepRefused):
+            return taken
+        gradient, stats = taken
+        self.control.observe("gradient_up", stats)
+        return gradient
+
+    def step(self, members: Sequence[Member]) -> list[GradientDown]:
         """One optimiser step on the members' batches; the reply for each, in the same order."""
-        with_gradients = self.config.streams.gradient_down.enabled
-        batches = [pending.batch for _, pending in members]
-        clock = time.perf_counter()
-        result = self.trainer.step(batches, with_gradients)
-        seconds = time.perf_counter() - clock
-        self.seconds["step"] += seconds
-        self.loss, self.epoch = result.loss, members[0][1].epoch
-        self._row(
-            "step",
-            epoch=self.epoch,
-            step=self.steps,
-            loss=result.loss,
-            norm=round(result.norm, 6),
-            clients=[session.name for session, _ in members],
-            target_tokens=result.target_tokens,
-            staleness=[self.steps - pending.server_step for _, pending in members],
-            compute_s=round(seconds, 5),
-        )
-        self.steps += 1
-        clock = time.thread_time()
-        replies = [
-            session.reply(pending, gradients, result.loss)
-            for (session, pending), gradients in zip(members, result.gradients, strict=True)
-        ]
-        self.seconds["encode"] += time.thread_time() - clock
-        return replies
+        with self._wall("step"):
+            result = self.trainer.step([pending.batch for _, pending in members], self._head_trained)
+        return self._stepped(members, result)
 
-    def average(self, updates: Sequence[tuple[int, bytes]]) -> bytes:
-        """Load the example-weighted mean of the clients' adapters into the head; its bytes, empty when frozen."""
-        received = [(examples, from_bytes(adapter)) for examples, adapter in updates if adapter]
-        if not received:
+    def forward(self, members: Sequence[Member]) -> tuple[Forward, list[ActivationDown]]:
+        """U-shape: the body's forward pass; its output for each member, in the same order."""
+        with self._wall("step"):
+            forward = self.trainer.forward([pending.batch for _, pending in members], self._head_trained)
+            outputs = self.trainer.outputs_of(forward)
+        messages = []
+        with self._cpu("encode"):
+            for (session, pending), output in zip(members, outputs, strict=True):
+                message, stats = session.send_on(pending, output)
+                self.control.observe("activation_down", stats)
+                messages.append(message)
+        return forward, messages
+
+    def backward(
+        self, members: Sequence[Member], forward: Forward, answers: Sequence[TailGradient | None]
+    ) -> list[GradientDown]:
+        """U-shape: one optimiser step on the members that have an answer; the reply for each of these."""
+        with self._wall("step"):
+            result = self.trainer.backward(forward, answers, self._head_trained)
+        there = [i for i, answer in enumerate(answers) if answer is not None]
+        kept = replace(result, gradients=[result.gradients[i] for i in there])
+        return self._stepped([members[i] for i in there], kept)
+
+    def average(self, sessions: Sequence[Session]) -> AdapterState | None:
+        """Load the example-weighted mean of the clients' adapters, block by block over the holders of each; None when
+        no client has sent one.
+
+        A block that some clients leave to the server has the server among its holders, with the examples of these.
+        """
+        updates = [(session.cut, *session.update) for session in sessions if session.update is not None]
+        if not updates:
+            return None
+        own: list[tuple[int, AdapterState]] = []
+        highest = max(cut for cut, _, _ in updates)
+        for name, tensor in self.trainer.adapter().items():
+            examples = sum(count for cut, count, _ in updates if cut <= block_of(name))
+            if block_of(name) < highest and examples:
+                own.append((examples, {name: tensor}))
+        mean = fedavg([*((count, state) for _, count, state in updates), *own])
+        self.model.load_adapter(mean)
+        return mean
+
+    def adapter_down(self, session: Session, mean: AdapterState | None) -> bytes:
+        """A client's share of the mean, encoded; empty when there is none."""
+        if mean is None:
             return b""
-        mean = fedavg(received)
-        load_adapter_state(self.head, mean)
-        return to_bytes(mean)
+        return session.exchange.encode_down({name: mean[name] for name in session.adapter_names})
 
     def evaluate(self, epoch: int) -> float:
-        """Validation perplexity of the model as it is now."""
-        self.perplexity = self._timed("evaluate", self.evaluation.perplexity)
+        """Validation perplexity of the model as it is now; the controller hears of it."""
+        with self._wall("evaluate"):
+            self.perplexity = self.evaluation.perplexity()
         self._row("evaluation", epoch=epoch, perplexity=self.perplexity, loss=self.loss)
+        self._controlled(self.control.evaluated(self.perplexity), epoch)
         return self.perplexity
 
     def finish(self, channel: Channel) -> dict[str, Any]:
         """Export the adapter, generate for BLEU, write the outputs; the server's summary."""
         trained = time.perf_counter() - self._training_began - self.seconds["evaluate"]
+        self.control.save(self.directory)
         adapter = self.export(self.directory / "adapter")
         score, outputs = self.evaluation.bleu()
         (self.directory / "outputs.json").write_text(json.dumps(outputs, indent=1, ensure_ascii=False) + "\n")
@@ -149,12 +203,7 @@ class Run:
 
     def export(self, directory: Path) -> Path:
         """Write the whole model's adapter, the clients' mean and the server's own, in PEFT's layout."""
-        export(
-            adapter_of(self.head) | self.trainer.adapter(),
-            self.config.lora,
-            self.config.model.base,
-            directory,
-        )
+        export(self.model.adapter(), self.config.lora, self.config.model.base, directory)
         return directory
 
     def progress(self, channel: Channel) -> dict[str, Any]:
@@ -175,11 +224,49 @@ class Run:
         self.ledger.close()
         self._metrics.close()
 
-    def _timed(self, name: str, function: Any) -> Any:
+    @property
+    def _head_trained(self) -> bool:
+        return self.config.streams.gradient_down.enabled
+
+    def _stepped(self, members: Sequence[Member], result: StepResult) -> list[GradientDown]:
+        """Book a step, let the controller act, and encode the gradients for the members."""
+        self.loss, self.epoch = result.loss, members[0][1].epoch
+        self._row(
+            "step",
+            epoch=self.epoch,
+            step=self.steps,
+            loss=result.loss,
+            norm=round(result.norm, 6),
+            clients=[session.name for session, _ in members],
+            target_tokens=result.target_tokens,
+            staleness=[self.steps - pending.server_step for _, pending in members],
+        )
+        self.steps += 1
+        replies = []
+        with self._cpu("encode"):
+            for (session, pending), gradients in zip(members, result.gradients, strict=True):
+                reply, stats = session.reply(pending, gradients, result.loss)
+                self.control.observe("gradient_down", stats)
+                replies.append(reply)
+        self._controlled(self.control.stepped(self.steps, result.loss), self.epoch)
+        return replies
+
+    def _controlled(self, row: dict[str, Any], epoch: int) -> None:
+        if row:
+            self._row("control", epoch=epoch, step=self.steps, **row)
+
+    @contextmanager
+    def _wall(self, name: str) -> Iterator[None]:
         clock = time.perf_counter()
-        result = function()
+        yield
         self.seconds[name] += time.perf_counter() - clock
-        return result
+
+    @contextmanager
+    def _cpu(self, name: str) -> Iterator[None]:
+        """CPU seconds of the computing thread, so that neighbours on the machine do not count."""
+        clock = time.thread_time()
+        yield
+        self.seconds[name] += time.thread_time() - clock
 
     def _row(self, row: str, **values: Any) -> None:
         elapsed = round(time.perf_counter() - self._started, 4)

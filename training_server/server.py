@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
@@ -17,15 +17,20 @@ from broker.messages import (
     End,
     EpochEnd,
     Failure,
+    GradientUp,
     Hello,
     Message,
     State,
     StepRefused,
+    Thresholds,
     Welcome,
 )
 from broker.settings import as_table
 from broker.topics import PROTOCOL
-from splitcom.errors import SplitComError
+from splitcom.adapters import AdapterState
+from splitcom.config import StreamName
+from splitcom.ends import UPWARD
+from splitcom.errors import CodecError, SplitComError
 from training_server.config import ServerConfig
 from training_server.policies import STEP_POLICIES, StepPolicy
 from training_server.run import Run
@@ -129,6 +134,9 @@ class Server:
                 ) from None
         self._begun = True
         self.sessions = dict(sorted(self.sessions.items()))
+        strangers = sorted(set(self.config.model.unequal()) - set(self.sessions))
+        if strangers:
+            raise SplitComError(f"model.cuts: {strangers[0]} is not in the run; valid: {', '.join(self.sessions)}")
 
     async def _train(self, policy: StepPolicy) -> None:
         sessions = list(self.sessions.values())
@@ -136,25 +144,39 @@ class Server:
         self.emit({"event": "begin", "clients": list(self.sessions), "perplexity": self.state.perplexity_before})
         await policy.run(sessions)
 
-    async def begin_epoch(self, session: Session, epoch: int, adapter: bytes) -> None:
-        """Send a client into an epoch, with the mean adapter of the round before it unless that is empty."""
+    async def begin_epoch(self, session: Session, epoch: int, mean: AdapterState | None) -> None:
+        """Send a client into an epoch, with the mean adapter of the round before it if there is one."""
         session.begin(epoch)
-        thresholds = {"activation_up": self.config.streams.activation_up.threshold}
-        await self.send(session.name, Begin(epoch, thresholds, adapter), {"adapter": len(adapter)})
+        thresholds = self.state.control.thresholds
+        session.set_thresholds(thresholds)
+        adapter = await self.compute(self.state.adapter_down, session, mean)
+        await self.send(session.name, Begin(epoch, _upward(thresholds), adapter), {"adapter": len(adapter)})
 
-    async def end_epoch(self, epoch: int) -> bytes:
-        """Average the adapters, evaluate, report; returns the mean adapter's bytes (empty when heads are frozen)."""
-        adapter = await self.average()
+    async def end_epoch(self, epoch: int) -> AdapterState | None:
+        """Average the adapters, evaluate, report; returns the mean adapter if one is due and somebody sent one."""
+        mean = await self.average(epoch)
         last = epoch + 1 == self.config.training.epochs
         if last or (epoch + 1) % self.config.evaluation.every == 0:
             value = await self.compute(self.state.evaluate, epoch)
             self.emit({"event": "epoch", "epoch": epoch, "perplexity": value})
-        return adapter
+            await self.tell_thresholds()
+        return mean
 
-    async def average(self) -> bytes:
-        """The mean of the last adapter of every client that has sent one; empty when heads are frozen."""
-        updates = [session.update for session in self.sessions.values() if session.update is not None]
-        return await self.compute(self.state.average, updates)
+    async def average(self, epoch: int) -> AdapterState | None:
+        """The mean of the last adapter of every client that has sent one; None when none is due after this epoch."""
+        if not self.config.adapters.due(epoch, self.config.training.epochs):
+            return None
+        return await self.compute(self.state.average, list(self.sessions.values()))
+
+    async def tell_thresholds(self) -> None:
+        """Let new thresholds hold: in our own streams, and for clients in the middle of an epoch by a message."""
+        changes = self.state.control.take_changes()
+        if not changes:
+            return
+        for session in self.sessions.values():
+            await self.compute(session.set_thresholds, changes)
+            if session.epoch_end is None and _upward(changes):
+                await self.send(session.name, Thresholds(_upward(changes)))
 
     async def _receive(self) -> None:
         """Read messages for ever; an error here ends the run at the next wait."""
@@ -184,8 +206,13 @@ class Server:
             raise SplitComError(f"client {client} failed: {message.reason}")
         elif isinstance(message, ActivationUp) and session.fresh(message):
             await self._activation(session, message)
+        elif isinstance(message, GradientUp) and session.fresh(message):
+            await self._gradient(session, message)
         elif isinstance(message, EpochEnd) and session.fresh(message):
-            session.end(message)
+            try:
+                session.end(message)
+            except CodecError as error:
+                raise SplitComError(f"client {client}: {error}") from None
 
     async def _hello(self, client: str, hello: Hello) -> None:
         known = self.sessions.get(client)
@@ -195,9 +222,9 @@ class Server:
             await self.send(client, End(False, problem))
             return
         if known is None:
-            self.sessions[client] = Session(hello, self.config.shared(), self.state.weights.config, self.state.ledger)
+            self.sessions[client] = await self.compute(self.state.session, hello)
             self.emit({"event": "hello", "client": client, "samples": hello.samples, "of": self.config.clients})
-        await self.send(client, Welcome(as_table(self.config.shared()), self.channel.boot))
+        await self.send(client, Welcome(as_table(self.config.shared(client)), self.channel.boot))
 
     def _objection(self, client: str, hello: Hello, known: Session | None) -> str:
         """Why a client cannot take part; empty when it can."""
@@ -214,10 +241,22 @@ class Server:
     async def _activation(self, session: Session, message: ActivationUp) -> None:
         decoded = await self.compute(self.state.decode, session, message)
         if isinstance(decoded, StepRefused):
-            self.emit({"event": "warning", "text": f"{session.name}: step {decoded.step} refused: {decoded.reason}"})
-            await self.send(session.name, decoded)
+            await self._refuse(session, decoded)
         else:
             session.pending = decoded
+
+    async def _gradient(self, session: Session, message: GradientUp) -> None:
+        pending = session.pending
+        assert pending is not None, "only a gradient of the pending step is fresh"
+        taken = await self.compute(self.state.take_gradient, session, pending, message)
+        if isinstance(taken, StepRefused):
+            await self._refuse(session, taken)
+        else:
+            session.gradient = taken
+
+    async def _refuse(self, session: Session, refusal: StepRefused) -> None:
+        self.emit({"event": "warning", "text": f"{session.name}: step {refusal.step} refused: {refusal.reason}"})
+        await self.send(session.name, refusal)
 
     async def _dismiss(self, end: End) -> None:
         for client in self.sessions:
@@ -225,3 +264,8 @@ class Server:
                 await self.send(client, end)
             except BrokerError as error:
                 self.emit({"event": "warning", "text": f"{client} could not be told of the end: {error}"})
+
+
+def _upward(thresholds: Mapping[StreamName, float]) -> dict[str, float]:
+    """The thresholds that a client needs: those of the streams that it sends."""
+    return {name: value for name, value in thresholds.items() if name in UPWARD}

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from transformers import GPT2Config
 
-from broker.messages import ActivationUp, EpochEnd, GradientDown, Hello, StepRefused
+from broker.messages import ActivationDown, ActivationUp, EpochEnd, GradientDown, GradientUp, Hello, StepRefused
+from splitcom.adapter_stream import AdapterStream
+from splitcom.adapters import AdapterState
 from splitcom.batch import Samples
-from splitcom.config import SharedSettings
+from splitcom.config import SharedSettings, StreamName
+from splitcom.ends import open_ends
 from splitcom.errors import CodecError, DesyncError
+from splitcom.frame import PacketStats
 from splitcom.labels import LabelReceiver
 from splitcom.ledger import Ledger
-from splitcom.stream import StreamDecoder, StreamEncoder
-from training_server.trainer import ClientBatch
+from training_server.trainer import ClientBatch, TailGradient, Target
 
 
 @dataclass(frozen=True)
@@ -31,24 +35,23 @@ class PendingStep:
 class Session:
     """The server's half of the streams to one client, and where that client stands in the epoch."""
 
-    def __init__(self, hello: Hello, settings: SharedSettings, base: GPT2Config, ledger: Ledger) -> None:
-        channels, positions, vocabulary = base.hidden_size, base.max_position_embeddings, base.vocab_size
-        training, streams = settings.training, settings.streams
+    def __init__(
+        self, hello: Hello, settings: SharedSettings, base: GPT2Config, initial: AdapterState, ledger: Ledger
+    ) -> None:
+        """`initial` is the untrained adapter of the client's trained parts."""
+        training = settings.training
         self.name, self.boot, self.samples = hello.client, hello.boot, hello.samples
+        self.cut, self.labels_stay = settings.cut, settings.shape == "u"
         self.ledger = ledger
-        self.activation_up = StreamDecoder(
-            "activation_up",
-            streams.activation_up,
-            channels,
-            training.seed,
-            max_tokens=positions,
-            max_samples=training.batch_size,
-        )
-        self.gradient_down = StreamEncoder("gradient_down", streams.gradient_down, channels, training.seed)
-        self.labels = LabelReceiver(training.batch_size, positions, vocabulary)
+        self.ends = open_ends("server", settings, base.hidden_size, base.max_position_embeddings)
+        self.labels = LabelReceiver(training.batch_size, base.max_position_embeddings, base.vocab_size)
+        self.adapter_names = tuple(initial)
+        self.exchange = AdapterStream(initial, settings.adapters)
         self.pending: PendingStep | None = None
+        self.gradient: TailGradient | None = None  # of the pending step, once the client's tail has had its turn
+        self.out = False  # whether the body's output of the pending step is on its way
         self.epoch_end: EpochEnd | None = None
-        self.update: tuple[int, bytes] | None = None  # (examples, adapter) of the last epoch that the client ended
+        self.update: tuple[int, AdapterState] | None = None  # (examples, adapter) that the client sent last
         self.epoch = -1
         self.last_step = -1
         self.awaited_since = time.monotonic()
@@ -63,80 +66,143 @@ class Session:
         """Whether the barrier need not wait for this client: its batch is here, or its epoch is over."""
         return self.pending is not None or self.epoch_end is not None
 
-    def fresh(self, message: ActivationUp | EpochEnd) -> bool:
+    def fresh(self, message: ActivationUp | GradientUp | EpochEnd) -> bool:
         """Whether a message is new; a repeated step or epoch end is a no-op, counted."""
         if isinstance(message, ActivationUp):
             new = message.step > self.last_step and message.epoch == self.epoch
+        elif isinstance(message, GradientUp):
+            new = self.out and self.gradient is None and self.pending is not None and message.step == self.pending.step
         else:
             new = message.epoch == self.epoch and self.epoch_end is None
         if not new:
             self.ledger.event("duplicate_message")
         return new
 
+    def set_thresholds(self, thresholds: Mapping[StreamName, float]) -> None:
+        """From the next packets on, of the streams that the server sends; others are left alone."""
+        for name, encoder in self.ends.encoders.items():
+            encoder.threshold = thresholds.get(name, encoder.threshold)
+
     def settle(self, applied: int, refused: list[int]) -> None:
         """What the client did with earlier gradients decides the references of `gradient_down`."""
+        encoder = self.ends.encoders.get("gradient_down")
+        if encoder is None:
+            return
         for step in refused:
-            self.gradient_down.refuse(step)
+            encoder.refuse(step)
         if applied >= 0:
-            self.gradient_down.accept(applied)
+            encoder.accept(applied)
 
     def end(self, message: EpochEnd) -> None:
-        """The client is past its shard."""
+        """The client is past its shard. Raises CodecError, which ends the run, for an adapter that does not fit."""
         self.settle(message.applied, message.refused)
+        if message.adapter:
+            self.update = (message.examples, self.exchange.decode_up(message.adapter))
         self.epoch_end = message
-        self.update = (message.examples, message.adapter)
 
-    def decode(self, message: ActivationUp, server_step: int) -> PendingStep | StepRefused:
+    def decode(self, message: ActivationUp, server_step: int) -> tuple[PendingStep, PacketStats] | StepRefused:
         """Decode a step; the refusal to send instead when any part of it cannot be used."""
-        step = message.step
+        step, activations = message.step, self.ends.decoders["activation_up"]
         self.last_step = step
         self.settle(message.applied, message.refused)
         if self.pending is not None:  # the client gave its earlier step up: so do we
             self.rollback(self.pending)
             self.ledger.event("superseded_step")
         try:
-            decoded = self.activation_up.decode(step, message.packet)
+            decoded = activations.decode(step, message.packet)
+            sample_ids = tuple(decoded.sample_ids)
             try:
-                self.labels.decode(step, message.labels)
-                targets = [self.labels.get(sample_id) for sample_id in decoded.sample_ids]
-                batch = ClientBatch(decoded.tensors, targets)
-                _check(batch, tuple(decoded.sample_ids))
+                if not sample_ids:
+                    raise CodecError("packet: no samples")
+                batch = ClientBatch(decoded.tensors, self._targets(message, decoded.tensors, sample_ids), self.cut)
             except CodecError:
-                self.activation_up.refuse(step)
+                activations.refuse(step)
                 self.labels.refuse(step)
                 raise
         except CodecError as error:
-            self.ledger.event("refused_step")
-            keyframes = list(error.sample_ids) if isinstance(error, DesyncError) else []
-            return StepRefused(step, str(error), keyframes)
-        return PendingStep(step, message.epoch, tuple(decoded.sample_ids), batch, server_step)
+            return self._refusal(step, error)
+        return PendingStep(step, message.epoch, sample_ids, batch, server_step), decoded.stats
+
+    def send_on(self, pending: PendingStep, outputs: Samples) -> tuple[ActivationDown, PacketStats]:
+        """U-shape: the body's output of a step, encoded for the client's tail."""
+        self.awaited_since = time.monotonic()
+        self.out = True
+        packet = self.ends.encoders["activation_down"].encode(pending.step, pending.sample_ids, outputs)
+        self.ledger.packet("activation_down", self.name, pending.epoch, pending.step, packet.stats)
+        return ActivationDown(pending.step, packet.data), packet.stats
+
+    def take_gradient(
+        self, pending: PendingStep, message: GradientUp
+    ) -> tuple[TailGradient, PacketStats] | StepRefused:
+        """U-shape: decode the gradient behind the body; the refusal to send instead when it cannot be used."""
+        step, gradients = message.step, self.ends.decoders["gradient_up"]
+        self.ends.encoders["activation_down"].accept(step)
+        try:
+            decoded = gradients.decode(step, message.packet)
+            try:
+                _check_gradient(pending, decoded.sample_ids, decoded.tensors, message.target_tokens)
+            except CodecError:
+                gradients.refuse(step)
+                raise
+        except CodecError as error:
+            self.rollback(pending)
+            return self._refusal(step, error)
+        return TailGradient(decoded.tensors, message.loss, message.target_tokens), decoded.stats
 
     def accept(self, pending: PendingStep) -> None:
         """The step was trained on: its references hold from now on."""
-        self.activation_up.accept(pending.step)
+        for decoder in self.ends.decoders.values():
+            decoder.accept(pending.step)
         self.labels.accept(pending.step)
-        self.pending = None
+        self._clear()
 
     def rollback(self, pending: PendingStep) -> None:
         """The step will not be trained on."""
-        self.activation_up.refuse(pending.step)
+        for decoder in self.ends.decoders.values():
+            decoder.refuse(pending.step)
+        if self.out and "activation_down" in self.ends.encoders:
+            # A no-op where the client's gradient has said that the output arrived.
+            self.ends.encoders["activation_down"].lose(pending.step)
         self.labels.refuse(pending.step)
-        self.pending = None
+        self._clear()
 
-    def reply(self, pending: PendingStep, gradients: Samples, loss: float) -> GradientDown:
+    def reply(self, pending: PendingStep, gradients: Samples, loss: float) -> tuple[GradientDown, PacketStats | None]:
         """The gradient of a step, encoded; an empty packet when the head is frozen."""
         self.awaited_since = time.monotonic()
         if not gradients:
-            return GradientDown(pending.step, b"", loss)
-        packet = self.gradient_down.encode(pending.step, pending.sample_ids, gradients)
+            return GradientDown(pending.step, b"", loss), None
+        packet = self.ends.encoders["gradient_down"].encode(pending.step, pending.sample_ids, gradients)
         self.ledger.packet("gradient_down", self.name, pending.epoch, pending.step, packet.stats)
-        return GradientDown(pending.step, packet.data, loss)
+        return GradientDown(pending.step, packet.data, loss), packet.stats
+
+    def _clear(self) -> None:
+        self.pending = self.gradient = None
+        self.out = False
+
+    def _refusal(self, step: int, error: CodecError) -> StepRefused:
+        self.ledger.event("refused_step")
+        keyframes = list(error.sample_ids) if isinstance(error, DesyncError) else []
+        return StepRefused(step, str(error), keyframes)
+
+    def _targets(self, message: ActivationUp, tensors: Samples, sample_ids: tuple[int, ...]) -> list[Target] | None:
+        """The labels of a step, which are as long as its tensors; None in the U-shape, where none must come."""
+        if self.labels_stay:
+            if message.labels:
+                raise CodecError("labels: they came with a step of the U-shape, where they stay with the client")
+            return None
+        self.labels.decode(message.step, message.labels)
+        targets = [self.labels.get(sample_id) for sample_id in sample_ids]
+        for sample_id, tensor, (start, ids) in zip(sample_ids, tensors, targets, strict=True):
+            if len(tensor) != start + len(ids) - 1:
+                said = start + len(ids) - 1
+                raise CodecError(f"sample {sample_id}: {len(tensor)} tokens, its labels say {said}")
+        return targets
 
 
-def _check(batch: ClientBatch, sample_ids: tuple[int, ...]) -> None:
-    """Every sample must be as long as its labels say: all tokens but the last."""
-    if not sample_ids:
-        raise CodecError("packet: no samples")
-    for sample_id, tensor, (start, ids) in zip(sample_ids, batch.activations, batch.targets, strict=True):
-        if len(tensor) != start + len(ids) - 1:
-            raise CodecError(f"sample {sample_id}: {len(tensor)} tokens, its labels say {start + len(ids) - 1}")
+def _check_gradient(pending: PendingStep, sample_ids: list[int], gradients: Samples, target_tokens: int) -> None:
+    """Every sample of the step must have a gradient of its own shape, and between them at least one target."""
+    shapes = [tensor.shape for tensor in pending.batch.activations]
+    if tuple(sample_ids) != pending.sample_ids or [tensor.shape for tensor in gradients] != shapes:
+        raise CodecError("packet: its samples are not those of the step, or of another length")
+    if not 1 <= target_tokens <= sum(tokens for tokens, _ in shapes):
+        raise CodecError(f"target_tokens: {target_tokens}; valid: 1 to the step's tokens")

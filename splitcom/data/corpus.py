@@ -7,24 +7,25 @@ from pathlib import Path
 from splitcom.config import DataConfig
 from splitcom.data import builtin, hub, readers
 from splitcom.data.draws import Draws
-from splitcom.data.sample import Corpus, Pair, Pools, Sample
+from splitcom.data.sample import Corpus, Pair, Pools, Sample, Splits
 from splitcom.errors import ConfigError, DataError
 
 
-def load(config: DataConfig) -> Corpus:
-    """The samples that `config` asks for.
+def load(config: DataConfig, part: Splits = "all") -> Corpus:
+    """The samples that `config` asks for; the splits outside of `part` are empty, and their files stay closed.
 
     Raises ConfigError for a configuration that fits no set, DataError for a source that is missing, malformed or
     smaller than a limit.
     """
-    pools = read(config)
+    pools = read(config, part)
     splits = {}
     for name in ("train", "validation", "test"):
-        splits[name] = draw(name, getattr(pools, name), getattr(config, name), config.seed)
+        wanted = part == "all" or (name == "train") == (part == "train")
+        splits[name] = draw(name, getattr(pools, name), getattr(config, name), config.seed) if wanted else []
     return Corpus(**splits, skipped=pools.skipped, notes=pools.notes)
 
 
-def read(config: DataConfig) -> Pools:
+def read(config: DataConfig, part: Splits) -> Pools:
     """The pools of the configured set, from the generator, the hub or the original files."""
     if config.set == "builtin":
         if config.path or config.hub:
@@ -32,10 +33,10 @@ def read(config: DataConfig) -> Pools:
             raise ConfigError(f"data.{key}: the builtin set is generated; valid: no {key}, or another data.set")
         return builtin.generate(config.seed)
     if config.hub:
-        return hub.read(config.set, config.hub)
+        return hub.read(config.set, config.hub, part)
     if not config.path:
         raise ConfigError(f"data.path: empty; valid: a directory with the files of {config.set}, or data.hub")
-    return readers.read(config.set, Path(config.path), config.seed)
+    return readers.read(config.set, Path(config.path), config.seed, part)
 
 
 def draw(split: str, pairs: list[Pair], limit: int, seed: int) -> list[Sample]:

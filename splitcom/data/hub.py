@@ -11,7 +11,7 @@ from typing import Any
 
 from splitcom.data import dart, e2e, webnlg
 from splitcom.data.readers import assemble
-from splitcom.data.sample import Pair, Pools
+from splitcom.data.sample import Pair, Pools, Splits
 from splitcom.errors import ConfigError, DataError, choices
 
 SPLITS = {"train": ("train",), "validation": ("validation", "dev"), "test": ("test",)}
@@ -51,8 +51,8 @@ def records(value: Any) -> list[dict[str, Any]]:
     return [{key: column[index] for key, column in value.items() if column} for index in range(length)]
 
 
-def read(name: str, hub: str) -> Pools:
-    """All pairs of the set `name` from `hub`: a repository, `repository:configuration`, or a saved directory.
+def read(name: str, hub: str, part: Splits = "all") -> Pools:
+    """The pairs of the set `name` from `hub`: a repository, `repository:configuration`, or a saved directory.
 
     Raises ConfigError without the package `datasets`, DataError where the set cannot be had or has other columns.
     """
@@ -65,7 +65,8 @@ def read(name: str, hub: str) -> Pools:
         if found is None:
             have = ", ".join(sorted(splits)) or "none"
             raise DataError(f"data.hub: {hub} has no split {' or '.join(spellings)}, it has {have}")
-        pairs[split] = convert(name, f"{hub}: {found}", splits[found])
+        wanted = part == "all" or (split == "train") == (part == "train")
+        pairs[split] = convert(name, f"{hub}: {found}", splits[found]) if wanted else []
     return assemble(pairs["train"], pairs["validation"], pairs["test"])
 
 

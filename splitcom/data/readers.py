@@ -8,7 +8,7 @@ from pathlib import Path
 
 from splitcom.data import dart, e2e, webnlg
 from splitcom.data.draws import Draws
-from splitcom.data.sample import Pair, Pools
+from splitcom.data.sample import Pair, Pools, Splits
 from splitcom.errors import ConfigError, DataError, choices
 
 
@@ -36,27 +36,31 @@ LAYOUTS = {
 }
 
 
-def read(name: str, path: Path, seed: int) -> Pools:
-    """All pairs of the set `name` from `path`, which holds its files or a sub-directory of its name.
+def read(name: str, path: Path, seed: int, part: Splits = "all") -> Pools:
+    """The pairs of the set `name` from `path`, which holds its files or a sub-directory of its name.
 
-    `seed` says where a file that stands in for both is cut in validation and test. Raises DataError naming the file
-    that is missing or malformed.
+    `seed` says where a file that stands in for both is cut in validation and test. A file that only other splits than
+    those of `part` need is not opened. Raises DataError naming the file that is missing or malformed.
     """
     layout = LAYOUTS.get(name)
     if layout is None:
         raise ConfigError(f"data.set: {name!r} has no files; {choices(LAYOUTS)}")
     folder = find(name, layout, path)
-    if (folder / layout.train).is_file() or layout.instead is None:
-        train = load(layout, folder / layout.train)
-        validation = load(layout, folder / layout.validation)
-        test = load(layout, folder / layout.test)
+    instead = None if (folder / layout.train).is_file() else layout.instead
+    train: list[Pair] = []
+    validation: list[Pair] = []
+    test: list[Pair] = []
+    if part != "evaluation":
+        train = load(layout, folder / (instead[0] if instead else layout.train))
+    if part != "train" and instead:
+        validation, test = halves(load(layout, folder / instead[1]), seed)
+    elif part != "train":
+        validation, test = load(layout, folder / layout.validation), load(layout, folder / layout.test)
+    if instead is None:
         return assemble(train, validation, test)
-    train_file, held_out = layout.instead
-    train = load(layout, folder / train_file)
-    validation, test = halves(load(layout, folder / held_out), seed)
     note = (
-        f"{name}: {layout.train} is not there, so {train_file} is the training set, and validation and test are "
-        f"{held_out} split by meaning representation"
+        f"{name}: {layout.train} is not there, so {instead[0]} is the training set, and validation and test are "
+        f"{instead[1]} split by meaning representation"
     )
     return assemble(train, validation, test, (note,))
 

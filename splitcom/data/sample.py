@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 SEPARATOR = " ||"
+
+# Which splits a process needs: an agent trains, a server only evaluates and must not see training texts.
+Splits = Literal["all", "train", "evaluation"]
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker import messages
+from broker import checks
 from broker.errors import WireError
 from broker.messages import (
     MESSAGES,
+    ActivationDown,
     ActivationUp,
     Begin,
     Credit,
@@ -24,11 +25,13 @@ from broker.messages import (
     EpochEnd,
     Failure,
     GradientDown,
+    GradientUp,
     Hello,
     Message,
     Metrics,
     State,
     StepRefused,
+    Thresholds,
     Welcome,
     decode,
     encode,
@@ -52,6 +55,9 @@ GOLDEN: list[tuple[int, str, Message, str]] = [
     (10, "state", State("online", 1), "92a66f6e6c696e6501"),
     (11, "metrics", Metrics({"s": [1, "a", False]}), "9181a1739301a161c2"),
     (12, "ack", Failure("no disk"), "91a76e6f206469736b"),
+    (13, "down", Thresholds({"gradient_up": 0.75}), "9181ab6772616469656e745f7570cb3fe8000000000000"),
+    (20, "down", ActivationDown(7, b"\x0a\x0b"), "9207c4020a0b"),
+    (21, "up", GradientUp(7, b"\x0c", 1.5, 300), "9407c4010ccb3ff8000000000000cd012c"),
 ]
 
 
@@ -62,10 +68,10 @@ def test_bytes_are_frozen(code: int, channel: str, message: Message, body: str) 
     assert decode(code, bytes.fromhex(body)) == message
 
 
-def test_the_registry_is_complete_and_keeps_the_reserved_codes_free() -> None:
-    assert {code: kind.code for code, kind in MESSAGES.items()} == {code: code for code in range(1, 13)}
+def test_the_registry_is_complete_and_every_code_is_its_messages_own() -> None:
+    assert {code: kind.code for code, kind in MESSAGES.items()} == {code: code for code in (*range(1, 14), 20, 21)}
     assert {kind for _, _, message, _ in GOLDEN for kind in [type(message)]} == set(MESSAGES.values())
-    for code in (0, 13, 20, 21, 255):
+    for code in (0, 14, 19, 22, 255):
         with pytest.raises(WireError, match=f"message type {code} is unknown; valid: 1, 2"):
             decode(code, b"\x90")
 
@@ -76,19 +82,19 @@ PLAIN = st.recursive(
     max_leaves=8,
 )
 FIELDS: dict[Any, st.SearchStrategy[Any]] = {
-    messages.Text: st.text(),
-    messages.Name: st.text("az09_.-", min_size=1, max_size=64),
-    messages.Flag: st.booleans(),
-    messages.Blob: st.binary(max_size=300),
-    messages.Real: st.floats(allow_nan=False),
-    messages.U16: st.integers(0, 2**16 - 1),
-    messages.U32: st.integers(0, 2**32 - 1),
-    messages.Last: st.integers(-1, 2**32 - 1),
-    messages.Steps: st.lists(st.integers(0, 2**32 - 1)),
-    messages.Samples: st.lists(st.integers(0, 2**64 - 1)),
-    messages.Thresholds: st.dictionaries(st.text(), st.floats(allow_nan=False)),
-    messages.Table: st.dictionaries(st.text(), PLAIN, max_size=4),
-    messages.Status: st.sampled_from(["online", "offline"]),
+    checks.Text: st.text(),
+    checks.Name: st.text("az09_.-", min_size=1, max_size=64),
+    checks.Flag: st.booleans(),
+    checks.Blob: st.binary(max_size=300),
+    checks.Real: st.floats(allow_nan=False),
+    checks.U16: st.integers(0, 2**16 - 1),
+    checks.U32: st.integers(0, 2**32 - 1),
+    checks.Last: st.integers(-1, 2**32 - 1),
+    checks.Steps: st.lists(st.integers(0, 2**32 - 1)),
+    checks.Samples: st.lists(st.integers(0, 2**64 - 1)),
+    checks.ByStream: st.dictionaries(st.text(), st.floats(allow_nan=False)),
+    checks.Table: st.dictionaries(st.text(), PLAIN, max_size=4),
+    checks.Status: st.sampled_from(["online", "offline"]),
 }
 
 

@@ -141,6 +141,9 @@ def test_the_mean_is_weighted_by_examples() -> None:
     assert mean["w"].item() == 3.0
 
 
-def test_adapters_with_other_tensors_have_no_mean() -> None:
-    with pytest.raises(CodecError, match="same tensors"):
-        fedavg([(1, {"a": torch.ones(1)}), (1, {"b": torch.ones(1)})])
+def test_the_mean_of_each_tensor_is_over_the_adapters_that_hold_it() -> None:
+    shallow = {"transformer.h.0.x": torch.full((2, 2), 1.0)}
+    deep = {"transformer.h.0.x": torch.full((2, 2), 5.0), "transformer.h.1.x": torch.full((2, 2), 7.0)}
+    mean = fedavg([(3, shallow), (1, deep)])
+    assert torch.equal(mean["transformer.h.0.x"], torch.full((2, 2), 2.0))
+    assert torch.equal(mean["transformer.h.1.x"], torch.full((2, 2), 7.0))

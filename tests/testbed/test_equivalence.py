@@ -7,7 +7,7 @@ share: the tokens of the batches and the first adapter.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,10 @@ from tests.splitcom.test_adapters import adapted, whole_state
 LOSSLESS = {
     "activation_up": {"gate": "none", "codec": "fp32", "lossless": "zstd"},
     "gradient_down": {"gate": "none", "codec": "fp32", "lossless": "lz4"},
+    "activation_down": {"gate": "none", "codec": "fp32", "lossless": "none"},
+    "gradient_up": {"gate": "none", "codec": "fp32", "lossless": "zstd"},
 }
+SHAPES = {"standard": {"shape": "standard", "tail": 0}, "u": {"shape": "u", "tail": 1}}
 
 
 @pytest.fixture(autouse=True)
@@ -68,8 +71,14 @@ def trainable(model: Any) -> dict[str, torch.nn.Parameter]:
     }
 
 
-def in_head(name: str, cut: int) -> bool:
-    return int(name.split(".")[2]) < cut
+def parts_of(names: Iterable[str], scenario: Scenario, blocks: int = 4) -> list[list[str]]:
+    """The adapter tensors of head, body and tail, each sorted by name."""
+    cut, tail = scenario.model.cut, blocks - scenario.model.tail
+    parts: list[list[str]] = [[], [], []]
+    for name in sorted(names):
+        block = int(name.split(".")[2])
+        parts[0 if block < cut else 1 if block < tail else 2].append(name)
+    return parts
 
 
 def adamw(parameters: Any, scenario: Scenario) -> torch.optim.AdamW:
@@ -85,10 +94,11 @@ def exported(directory: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("transport", ["memory", "mqtt"])
+@pytest.mark.parametrize("shape", SHAPES)
 def test_one_client_with_lossless_frames_equals_plain_peft_bit_for_bit(
-    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transport: str
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transport: str, shape: str
 ) -> None:
-    scenario = tiny_scenario(tiny_base, clients=1, streams=LOSSLESS)
+    scenario = tiny_scenario(tiny_base, clients=1, streams=LOSSLESS, model=SHAPES[shape])
     recorded: list[list[torch.Tensor]] = []
     step = Optimizer.step
 
@@ -102,15 +112,15 @@ def test_one_client_with_lossless_frames_equals_plain_peft_bit_for_bit(
 
     model = whole_model(scenario, tmp_path / "first")
     parameters = trainable(model)
-    head = sorted(name for name in parameters if in_head(name, scenario.model.cut))
-    body = sorted(name for name in parameters if not in_head(name, scenario.model.cut))
-    optimizer = adamw([parameters[name] for name in head + body], scenario)
+    head, body, tail = parts_of(parameters, scenario)
+    optimizer = adamw([parameters[name] for name in head + body + tail], scenario)
     losses, gradients = [], []
     for epoch in range(scenario.training.epochs):
         for ids, labels in client_batches(scenario, 0, epoch):
             loss = model(input_ids=ids, labels=labels).loss
             loss.backward()
-            for names in (body, head):  # the server steps before the client does; each part is clipped alone
+            # The server steps before the client does, the tail before the head; each part is clipped alone.
+            for names in filter(None, (body, tail, head)):
                 gradients.append([parameters[name].grad.clone() for name in names])
                 torch.nn.utils.clip_grad_norm_([parameters[name] for name in names], scenario.training.clip)
             optimizer.step()
@@ -126,63 +136,93 @@ def test_one_client_with_lossless_frames_equals_plain_peft_bit_for_bit(
     assert summary["events"] == {}
 
 
-def test_three_clients_equal_a_reference_in_one_process_to_rounding(tiny_base: Path, tmp_path: Path) -> None:
+def federated_reference(scenario: Scenario, first: Any) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """The losses and the final adapter of a run, from one plain PEFT model per client, each client's batch on its own.
+
+    A client has the adapters of its own blocks, the server those of all others, in copies that are kept equal.
+    """
+    clients, cut, tail = scenario.clients, scenario.model.cut, 4 - scenario.model.tail
+    cuts = [scenario.model.unequal().get(agent_name(i, clients), cut) for i in range(clients)]
+    models = [first, *(copy.deepcopy(first) for _ in range(clients - 1))]
+    copies = [trainable(model) for model in models]
+    blocks = {name: int(name.split(".")[2]) for name in sorted(copies[0])}
+    heads = [[name for name in blocks if blocks[name] < cut] for cut in cuts]
+    tails = [name for name in blocks if blocks[name] >= tail]
+    server = {n: torch.nn.Parameter(copies[0][n].detach().clone()) for n in blocks if min(cuts) <= blocks[n] < tail}
+    groups = [
+        [[own[n] for n in part] for part in (head, tails) if part] for own, head in zip(copies, heads, strict=True)
+    ]
+    optimizers = [adamw([p for group in parts for p in group], scenario) for parts in groups]
+    body = adamw(list(server.values()), scenario)
+    clip, losses = scenario.training.clip, []
+    sizes = [len(shard_examples(scenario.agent(i, "mqtt://127.0.0.1:0", Path()))[0]) for i in range(clients)]
+    for epoch in range(scenario.training.epochs):
+        shards = [client_batches(scenario, number, epoch) for number in range(clients)]
+        for step in range(max(map(len, shards))):
+            members = [(i, shards[i][step]) for i in range(clients) if step < len(shards[i])]
+            counts = {i: int((labels[:, 1:] >= 0).sum()) for i, (_, labels) in members}
+            total, mean = sum(counts.values()), 0.0
+            for i, (ids, labels) in members:
+                loss = models[i](input_ids=ids, labels=labels).loss
+                loss.backward()
+                mean += float(loss.detach()) * counts[i] / total
+                for name, parameter in server.items():
+                    if blocks[name] >= cuts[i]:
+                        share = copies[i][name].grad * (counts[i] / total)
+                        parameter.grad = share if parameter.grad is None else parameter.grad + share
+                        copies[i][name].grad = None
+                for group in groups[i]:
+                    torch.nn.utils.clip_grad_norm_(group, clip)
+                optimizers[i].step()
+                optimizers[i].zero_grad()
+            losses.append(mean)
+            torch.nn.utils.clip_grad_norm_(list(server.values()), clip)
+            body.step()
+            body.zero_grad()
+            spread(server, copies, cuts, blocks)
+        with torch.no_grad():
+            for name in blocks:
+                holders = [(sizes[i], copies[i][name]) for i in range(clients) if name in heads[i] or name in tails]
+                left = sum(sizes[i] for i in range(clients) if blocks[name] >= cuts[i])
+                if holders and name in server:
+                    holders.append((left, server[name]))
+                if not holders:
+                    continue
+                average = sum(tensor * (n / sum(sizes)) for n, tensor in holders)
+                for _, tensor in holders:
+                    tensor.copy_(average)
+            spread(server, copies, cuts, blocks)
+    return losses, {name: copies[0][name].detach() for name in blocks}
+
+
+def spread(server: Any, copies: Any, cuts: list[int], blocks: dict[str, int]) -> None:
+    """Copy the server's adapter to every model whose client leaves the block to the server."""
+    with torch.no_grad():
+        for name, parameter in server.items():
+            for cut, own in zip(cuts, copies, strict=True):
+                if blocks[name] >= cut:
+                    own[name].copy_(parameter)
+
+
+@pytest.mark.parametrize(
+    "model", [*SHAPES.values(), {"cuts": ["agent0=1", "agent2=3"]}, {**SHAPES["u"], "cuts": ["agent1=1"]}]
+)
+def test_three_clients_equal_a_reference_in_one_process_to_rounding(
+    tiny_base: Path, tmp_path: Path, model: dict[str, Any]
+) -> None:
     """The reference runs each client's batch on its own, ours runs them concatenated and padded to one length.
 
     Sums over tokens then go in another order, which float32 rounds differently: the loss agrees to 1e-5. Adam divides
     by the root of the second moment, so where a gradient is next to nothing its rounding decides the direction of a
     whole step; over these few steps the adapters still agree to 1e-3 of their norm.
     """
-    scenario = tiny_scenario(tiny_base, clients=3, streams=LOSSLESS)
+    scenario = tiny_scenario(tiny_base, clients=3, streams=LOSSLESS, model=model)
     run_tiny(scenario, tmp_path / "run")
-
-    first = whole_model(scenario, tmp_path / "first")
-    models = [first, copy.deepcopy(first), copy.deepcopy(first)]
-    parameters = [trainable(model) for model in models]
-    head = sorted(name for name in parameters[0] if in_head(name, scenario.model.cut))
-    body = sorted(name for name in parameters[0] if not in_head(name, scenario.model.cut))
-    heads = [adamw([p[name] for name in head], scenario) for p in parameters]
-    server = adamw([parameters[0][name] for name in body], scenario)
-    clip, losses = scenario.training.clip, []
-    sizes = [len(shard_examples(scenario.agent(i, "mqtt://127.0.0.1:0", Path()))[0]) for i in range(3)]
-    for epoch in range(scenario.training.epochs):
-        shards = [client_batches(scenario, number, epoch) for number in range(3)]
-        for step in range(max(map(len, shards))):
-            members = [(i, shards[i][step]) for i in range(3) if step < len(shards[i])]
-            counts = {i: int((labels[:, 1:] >= 0).sum()) for i, (_, labels) in members}
-            total = sum(counts.values())
-            mean, summed = 0.0, {name: torch.zeros_like(parameters[0][name]) for name in body}
-            for i, (ids, labels) in members:
-                loss = models[i](input_ids=ids, labels=labels).loss
-                loss.backward()
-                mean += float(loss.detach()) * counts[i] / total
-                for name in body:
-                    summed[name] += parameters[i][name].grad * (counts[i] / total)
-                    parameters[i][name].grad = None
-                torch.nn.utils.clip_grad_norm_([parameters[i][name] for name in head], clip)
-                heads[i].step()
-                heads[i].zero_grad()
-            losses.append(mean)
-            for name in body:
-                parameters[0][name].grad = summed[name]
-            torch.nn.utils.clip_grad_norm_([parameters[0][name] for name in body], clip)
-            server.step()
-            server.zero_grad()
-            with torch.no_grad():
-                for name in body:
-                    for other in parameters[1:]:
-                        other[name].copy_(parameters[0][name])
-        with torch.no_grad():
-            for name in head:
-                average = sum(p[name] * (n / sum(sizes)) for p, n in zip(parameters, sizes, strict=True))
-                for p in parameters:
-                    p[name].copy_(average)
-
+    losses, adapter = federated_reference(scenario, whole_model(scenario, tmp_path / "first"))
     found = [row["loss"] for row in metrics(tmp_path / "run", "step")]
     assert found == pytest.approx(losses, abs=1e-5)
     trained = exported(str(tmp_path / "run" / "adapter"))
-    for name in head + body:
-        expected = parameters[0][name].detach()
+    for name, expected in adapter.items():
         assert float((trained[name] - expected).norm()) <= 1e-3 * float(expected.norm()), name
 
 

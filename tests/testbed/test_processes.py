@@ -170,8 +170,9 @@ def test_a_run_of_processes_counts_every_byte_and_equals_the_run_over_memory(
     for way in ("up", "down"):
         for key in ("kinds", "body_bytes", "envelope_bytes", "chunks", "messages"):
             assert summary[way][key] == expected[way][key], (way, key)
-    for key in ("perplexity_before", "perplexity", "bleu", "steps", "skip_ratio", "sender_memory_bytes"):
+    for key in ("perplexity_before", "perplexity", "bleu", "steps", "skip_ratio", "bits_per_value"):
         assert summary[key] == expected[key], key
+    assert summary["agent_memory_bytes"] == expected["agent_memory_bytes"]
     assert summary["skip_ratio"] > 0
     losses = [[row["loss"] for row in metrics(where, "step")] for where in (directory, memory)]
     assert losses[0] == losses[1]

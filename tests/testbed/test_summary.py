@@ -19,7 +19,7 @@ def count(body: int, envelope: int, chunks: int = 1, messages: int = 1) -> dict[
 
 
 def ledger(**kinds: int) -> dict[str, Any]:
-    return {"kinds": kinds, "frames": {}, "stages": {}, "events": {}}
+    return {"kinds": kinds, "frames": {}, "stages": {}, "events": {}, "rates": {}, "memory": {}}
 
 
 def agent(raw: int, skipped: int, sent: int) -> dict[str, Any]:
@@ -28,6 +28,8 @@ def agent(raw: int, skipped: int, sent: int) -> dict[str, Any]:
     book["frames"] = {"activation_up.skip": skipped, "activation_up.keyframe": 4 - skipped}
     book["stages"] = {"activation_up.raw": raw, "activation_up.coded": raw // 4}
     book["events"] = {"refused_step": 1}
+    book["rates"] = {"activation_up": {"0": [200, 100], "1": [50, 100]}}
+    book["memory"] = {"activation_up": 64}
     return {
         "ledger": book,
         "sent": {
@@ -39,7 +41,6 @@ def agent(raw: int, skipped: int, sent: int) -> dict[str, Any]:
         "received": {},
         "seconds": {"forward": 1.5},
         "peak_bytes": 1000,
-        "sender_memory_bytes": 64,
         "tcp": {"sent_bytes": 300, "received_bytes": 500, "peer_sent_bytes": 300, "peer_received_bytes": 500},
     }
 
@@ -49,6 +50,7 @@ def server() -> dict[str, Any]:
     book = ledger(gradient=150, adapter=40, framing=10, control=30)
     book["frames"] = {"gradient_down.keyframe": 6, "gradient_down.skip": 2}
     book["events"] = {"refused_step": 1, "stranger": 2}
+    book["rates"] = {"gradient_down": {"0": [400, 200]}}
     return {
         "ledger": book,
         "sent": {"GradientDown": count(160, 26, 2), "Begin": count(70, 13), "State": count(6, 13)},
@@ -95,7 +97,8 @@ def test_quality_shares_and_times_are_passed_on(server: dict[str, Any], agents: 
     assert summary["stages"] == {"activation_up.coded": 250, "activation_up.raw": 1000}
     assert summary["events"] == {"refused_step": 3, "stranger": 2}
     assert summary["agent_seconds"] == {"agent0": {"forward": 1.5}, "agent1": {"forward": 1.5}}
-    assert summary["sender_memory_bytes"] == {"agent0": 64, "agent1": 64}
+    assert summary["agent_memory_bytes"] == {"agent0": {"activation_up": 64}, "agent1": {"activation_up": 64}}
+    assert summary["bits_per_value"] == {"activation_up": [16.0, 4.0], "gradient_down": [16.0]}
     assert set(KEYS) <= set(summary)
 
 
