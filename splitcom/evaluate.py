@@ -48,7 +48,8 @@ class SplitModel:
         """Overwrite the tensors that `state` has, whichever part they are in, and leave the others."""
         for part in self.parts:
             own = adapter_state(part)
-            load_adapter_state(part, {name: state.get(name, tensor) for name, tensor in own.items()})
+            if not own.keys().isdisjoint(state):
+                load_adapter_state(part, {name: state.get(name, tensor) for name, tensor in own.items()})
 
     def logits(self, tokens: torch.Tensor) -> torch.Tensor:
         """Token ids (B, T), padded behind -> logits (B, T, V)."""

@@ -65,12 +65,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Forward:
-    """U-shape: a step on its way: the body's output per group, with its graph, and what it was computed with."""
+    """U-shape: a step on its way: the body's output per group, with its graph, and the adapter's version behind it."""
 
     batches: Sequence[ClientBatch]
     groups: list[Group]
     outputs: list[torch.Tensor]
-    steps: int
+    version: int
 
 
 class BodyTrainer:
@@ -115,7 +115,7 @@ class BodyTrainer:
         """U-shape: the body's forward pass; `outputs_of` gives what goes to the clients, `backward` the rest."""
         groups = self._groups(batches, gradients)
         outputs = [self.body(group.hidden, first=group.cut) for group in groups]
-        return Forward(batches, groups, outputs, self.optimizer.steps)
+        return Forward(batches, groups, outputs, self._version())
 
     def outputs_of(self, forward: Forward) -> list[Samples]:
         """The body's output for each client of the step, per sample (T_i, C)."""
@@ -124,10 +124,10 @@ class BodyTrainer:
     def backward(self, forward: Forward, answers: Sequence[TailGradient | None], gradients: bool = True) -> StepResult:
         """U-shape: one optimiser step from the clients' gradients; None for a client that gave its step up.
 
-        Where the adapter has been stepped since the forward pass (policy `arrival`), its graph no longer holds and the
-        pass is repeated: the gradient then is of an output that is slightly older.
+        Where the adapter has changed since the forward pass (policy `arrival`), its graph no longer holds and the pass
+        is repeated: the gradient then is of an output that is slightly older.
         """
-        if forward.steps != self.optimizer.steps:
+        if forward.version != self._version():
             forward = self.forward(forward.batches, gradients)
         tokens = [answer.target_tokens if answer else 0 for answer in answers]
         total = sum(tokens)
@@ -148,6 +148,10 @@ class BodyTrainer:
     def adapter(self) -> AdapterState:
         """A copy of the server-side adapter: the body's, and the tail's where the tail is here."""
         return adapter_state(self.body) | (adapter_state(self.tail) if self.tail is not None else {})
+
+    def _version(self) -> int:
+        """Rises with every change in place of the adapter, whoever makes it."""
+        return sum(parameter._version for parameter in self.optimizer.parameters)
 
     def _groups(self, batches: Sequence[ClientBatch], gradients: bool) -> list[Group]:
         groups = []

@@ -67,7 +67,7 @@ WRONG = [
     (["rum"], "unknown command 'rum'; valid: run, demo, scenarios, broker, server, agent, pretrain, bench"),
     (["run"], "'SCENARIO...'"),
     (["run", "tiny.toml", "--epoch", "1"], "'--epoch'. Did you mean '--epochs'?"),
-    (["run", "splitcon"], "scenario 'splitcon' is unknown; valid: dart, demo, e2e"),
+    (["run", "splitcon"], "scenario 'splitcon' is unknown; valid: all-gates, bang-bang, dart"),
     (["run", "./nowhere.toml"], "nowhere.toml: No such file or directory"),
     (["run", "full/"], "full: Is a directory"),
     (["run", "table.toml"], "cliens: unknown key; valid: name, transport"),

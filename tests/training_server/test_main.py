@@ -86,7 +86,10 @@ def test_a_mistake_gets_one_line_and_status_2(arguments: list[str], said: str, h
     [
         (["--model", ""], "model.base: empty; valid: a directory in Hugging Face layout or a hub name"),
         (["--model", "./nowhere"], "model.base: ./nowhere is no directory"),
-        (["--set", "model.cut=4"], "model.cut: 4 leaves no body in a model of 4 blocks with a tail of 0; valid: 1 to 3"),
+        (
+            ["--set", "model.cut=4"],
+            "model.cut: 4 leaves no body in a model of 4 blocks with a tail of 0; valid: 1 to 3",
+        ),
         (["--set", "lora.targets=c_atn"], "lora.targets: c_atn"),
         (["--set", "data.set=e2e", "--data", "nowhere"], "data.path: nowhere is not a directory"),
         (["--out", "broken.toml"], "broken.toml: File exists"),
