@@ -151,7 +151,9 @@ class AdapterStream:
         """
         odd = sorted(set(self._shapes) ^ set(state))
         if odd:
-            raise CodecError(f"adapter: tensor {odd[0]!r} is {'missing' if odd[0] in self._shapes else 'not of it'}")
+            raise CodecError(
+                f"adapter: tensor {odd[0]!r} is {'missing' if odd[0] in self._shapes else 'not of these parts'}"
+            )
         matrices: Matrices = {}
         for name, shape in self._shapes.items():
             tensor = state[name]

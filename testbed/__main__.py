@@ -17,6 +17,11 @@ SUBCOMMANDS = {
     "agent": ("edge_agent.__main__", "Run one agent on this device."),
     "pretrain": ("testbed.commands.pretrain", "Train a small GPT-2 base on text files."),
     "bench": ("testbed.commands.bench", "Measure the product against plain training."),
+    "evaluate": ("testbed.commands.evaluate", "Measure the model of a finished run with every metric."),
+    "generate": ("testbed.commands.generate", "Write texts with the model of a finished run."),
+    "export": ("testbed.commands.export", "Copy a run's adapter, or merge it into its base."),
+    "study": ("testbed.commands.study", "Carry out the runs of a plan and compare their results."),
+    "policy": ("testbed.commands.policy", "Train a policy for threshold control, or show one."),
 }
 
 

@@ -13,6 +13,8 @@ from splitcom.data.sample import SEPARATOR, Example, Sample
 from splitcom.evaluate import SplitModel
 from splitcom.metrics import bleu, perplexity
 
+Progress = Callable[[int, int], None]
+
 
 class Evaluation:
     """Fixed texts and the way they are measured; every call uses the adapters that the model holds then."""
@@ -41,24 +43,42 @@ class Evaluation:
                 torch.from_numpy(batch.tokens).to(self.device), torch.from_numpy(batch.labels).to(self.device)
             )
             total, tokens = total + loss, tokens + count
-        return perplexity(total, tokens)
+        return perplexity(total, tokens) if tokens else float("nan")
 
-    def bleu(self, progress: Callable[[int, int], None] = lambda done, of: None) -> tuple[float, list[dict[str, Any]]]:
-        """Corpus BLEU of greedy outputs on distinct test inputs, and the outputs themselves."""
-        prompts = [self.tokenizer.encode(sample.mr + SEPARATOR, add_special_tokens=False) for sample in self.test]
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        outputs = [""] * len(prompts)
-        for first in range(0, len(order), self.config.batch_size):
-            rows = order[first : first + self.config.batch_size]
-            generated = self.model.generate(
-                [prompts[i] for i in rows], self.config.max_new_tokens, self.tokenizer.eos_token_id
-            )
-            for i, tokens in zip(rows, generated, strict=True):
-                outputs[i] = self.tokenizer.decode(tokens).strip()
-            progress(min(first + len(rows), len(order)), len(order))
-        score = bleu(outputs, [list(sample.references) for sample in self.test]) if self.test else float("nan")
-        pairs = zip(self.test, outputs, strict=True)
-        return score, [{"mr": s.mr, "output": o, "references": list(s.references)} for s, o in pairs]
+    def outputs(self, progress: Progress = lambda done, of: None) -> list[dict[str, Any]]:
+        """For each distinct test input a record of the input, the greedy output, and the references."""
+        texts = generate(self.model, self.tokenizer, [sample.mr for sample in self.test], self.config, progress)
+        pairs = zip(self.test, texts, strict=True)
+        return [{"mr": s.mr, "output": text, "references": list(s.references)} for s, text in pairs]
+
+    def bleu(self, progress: Progress = lambda done, of: None) -> tuple[float, list[dict[str, Any]]]:
+        """Corpus BLEU of greedy outputs on distinct test inputs (NaN without any), and the outputs themselves."""
+        outputs = self.outputs(progress)
+        score = bleu([o["output"] for o in outputs], [o["references"] for o in outputs]) if outputs else float("nan")
+        return score, outputs
+
+
+def generate(
+    model: SplitModel,
+    tokenizer: Any,
+    mrs: Sequence[str],
+    config: EvaluationConfig,
+    progress: Progress = lambda done, of: None,
+) -> list[str]:
+    """The greedy text for each meaning representation, at most `config.max_new_tokens` long, in batches of like length.
+
+    `progress(done, of)` is called after every batch.
+    """
+    prompts = [tokenizer.encode(mr + SEPARATOR, add_special_tokens=False) for mr in mrs]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    texts = [""] * len(prompts)
+    for first in range(0, len(order), config.batch_size):
+        rows = order[first : first + config.batch_size]
+        generated = model.generate([prompts[i] for i in rows], config.max_new_tokens, tokenizer.eos_token_id)
+        for i, tokens in zip(rows, generated, strict=True):
+            texts[i] = tokenizer.decode(tokens).strip()
+        progress(min(first + len(rows), len(order)), len(order))
+    return texts
 
 
 def _distinct(samples: Sequence[Sample], tokenizer: Any, limit: int, room: int) -> list[Sample]:

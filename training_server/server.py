@@ -175,8 +175,8 @@ class Server:
             return
         for session in self.sessions.values():
             await self.compute(session.set_thresholds, changes)
-            if session.epoch_end is None and _upward(changes):
-                await self.send(session.name, Thresholds(_upward(changes)))
+        told = [session for session in self.sessions.values() if session.epoch_end is None and _upward(changes)]
+        await asyncio.gather(*(self.send(session.name, Thresholds(_upward(changes))) for session in told))
 
     async def _receive(self) -> None:
         """Read messages for ever; an error here ends the run at the next wait."""

@@ -215,7 +215,7 @@ def test_what_would_leave_the_range_of_float32_is_refused_by_its_sender(config: 
     ("state", "what"),
     [
         ({}, "missing"),
-        (adapter(1) | {"x": torch.zeros(2, 2)}, "'x' is not of it"),
+        (adapter(1) | {"x": torch.zeros(2, 2)}, "'x' is not of these parts"),
         (adapter(1) | {"h.1.lora_A.weight": torch.zeros(5, 2)}, r"shape \(5, 2\)"),
         (adapter(1) | {"h.1.lora_A.weight": torch.zeros(2, 5, dtype=torch.float64)}, "float64"),
         (adapter(1) | {"h.1.lora_A.weight": torch.zeros(2, 5, dtype=torch.bfloat16)}, "bfloat16"),
