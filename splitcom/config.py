@@ -185,6 +185,8 @@ class ControlConfig:
         check("byte_weight", self.byte_weight, 0)
         if self.policy and self.kind != "ddpg":
             raise ValueError(f"policy: of no use with kind {self.kind}; valid: no policy, or kind ddpg")
+        if self.kind == "ddpg" and not self.learn and not self.policy:
+            raise ValueError("learn: false without a policy; valid: true, or a file in control.policy")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from broker.engines import engine
 from broker.errors import BrokerError, SettingsError
 from broker.settings import as_table
 from splitcom.base import check_base
+from splitcom.control import check_control
 from splitcom.data.corpus import load
 from splitcom.data.shards import shard
 from testbed import micro
@@ -49,6 +50,7 @@ def prepare(scenario: Scenario, directory: Path, progress: Progress) -> Scenario
     """
     check_directory(directory)
     check_scorer(scenario.evaluation)
+    check_control(scenario.control)
     if scenario.model.base != micro.NAME:
         check_base(scenario.model)
     check_data(scenario, progress)

@@ -14,6 +14,7 @@ from broker.program import OneLine, emitter, one_line_errors, program_options, r
 from broker.topics import SERVER, Topic
 from splitcom.base import check_base
 from splitcom.config import EvaluationConfig
+from splitcom.control import check_control
 from splitcom.errors import SplitComError
 
 FLAGS = {
@@ -49,6 +50,7 @@ def main(config: str | None, assignments: tuple[str, ...], events: bool, attache
         Topic(parsed.run, SERVER, "state")
         parse_url(parsed.broker)
         check_scorer(parsed.evaluation)
+        check_control(parsed.control)
         if (Path(parsed.out) / "metrics.jsonl").exists():
             raise SettingsError(f"out: {parsed.out} holds a run already; valid: a directory without metrics.jsonl")
         check_base(parsed.model)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from broker.channel import ChannelConfig
+from broker.settings import as_table
 from splitcom.config import (
     AdaptersConfig,
     ControlConfig,
@@ -43,6 +45,14 @@ class ServerConfig:
         check("threads", self.threads, 1)
         if self.model.cuts and not self.streams.gradient_down.enabled:
             raise ValueError("model.cuts: heads that are frozen have one cut; valid: none, or gradient_down enabled")
+
+    def scenario(self) -> dict[str, Any]:
+        """The run as a scenario's table: what is left when places and threads of this machine are taken away."""
+        table = as_table(self)
+        for key in ("broker", "out", "threads"):
+            del table[key]
+        table["name"], table["channel"] = table.pop("run"), table.pop("transport")
+        return table
 
     def shared(self, client: str) -> SharedSettings:
         """What an agent of the run is sent: the same for all but the cut."""

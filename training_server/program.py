@@ -7,6 +7,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import tomli_w
 import torch
 
 from broker.client import MqttChannel
@@ -30,6 +31,9 @@ async def serve(config: ServerConfig, emit: Emit) -> None:
     try:
         async with channel:
             state = await asyncio.get_running_loop().run_in_executor(compute, Run, config, Path(config.out))
+            scenario = state.directory / "config.toml"
+            if not scenario.exists():  # whoever started a whole run has written it, with its own share
+                scenario.write_text(tomli_w.dumps(config.scenario()))
             emit({"event": "ready", "run": config.run, "clients": config.clients})
             server = Server(config, channel, state, compute, emit)
             await server.run()

@@ -7,8 +7,10 @@ imports torch before a DDPG controller is made.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from splitcom.config import ControlConfig, StreamConfig, StreamName
+from splitcom.control import policy
 from splitcom.control.bang_bang import BangBang
 from splitcom.control.base import Controller, Observation, Thresholds
 from splitcom.control.fixed import Fixed
@@ -28,4 +30,10 @@ def gated(streams: Mapping[StreamName, StreamConfig]) -> dict[StreamName, Stream
     return {name: stream for name, stream in streams.items() if stream.enabled and stream.gate in GATED}
 
 
-__all__ = ["CONTROLLERS", "Controller", "Observation", "Thresholds", "gated"]
+def check_control(config: ControlConfig) -> None:
+    """Raise ConfigError for a policy file that cannot be used; that can be told before torch is imported."""
+    if config.policy:
+        policy.read(Path(config.policy))
+
+
+__all__ = ["CONTROLLERS", "Controller", "Observation", "Thresholds", "check_control", "gated"]

@@ -12,7 +12,6 @@ from splitcom.control.base import Observation, Thresholds
 from splitcom.control.environment import threshold_of
 from splitcom.control.transitions import TRANSITIONS_FILE, Recorder, Transition, mean_reward, write
 from splitcom.data.draws import Draws
-from splitcom.errors import ConfigError
 
 # Gradient steps at each action of a run, all streams together.
 UPDATES = 8
@@ -22,15 +21,12 @@ class Ddpg:
     """SplitCom's learned controller (arXiv 2602.10564), with the learner of `splitcom.control.ddpg`.
 
     At each `act` the transitions since the last one are closed and learned from, then the policy plus Gaussian noise
-    sets every stream's threshold. Raises ConfigError for a policy file that does not fit, and for a controller that
-    has no policy and may not learn one.
+    sets every stream's threshold. Raises ConfigError for a policy file that does not fit.
     """
 
     acts: ClassVar[bool] = True
 
     def __init__(self, config: ControlConfig, streams: Mapping[StreamName, StreamConfig], seed: int) -> None:
-        if not config.learn and not config.policy:
-            raise ConfigError("control.learn: false without a policy; valid: true, or a file in control.policy")
         started = policy.read(Path(config.policy)) if config.policy else None
         # Imported here, because it brings torch, which the other controllers do without.
         from splitcom.control.ddpg import Learner

@@ -119,9 +119,7 @@ def test_a_threshold_that_is_in_force_is_not_named_again(saved: Path) -> None:
 
 
 def test_a_controller_without_policy_must_learn() -> None:
-    with pytest.raises(
-        ConfigError, match=r"^control\.learn: false without a policy; valid: true, or a file in control"
-    ):
+    with pytest.raises(ValueError, match=r"^learn: false without a policy; valid: true, or a file in control"):
         ddpg(learn=False)
 
 

@@ -15,6 +15,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from broker.server import Broker, BrokerConfig
+from broker.settings import build, load_toml
+from testbed.scenario import Scenario
 from tests.refusals import check_refused, enter
 from training_server.__main__ import main
 
@@ -118,6 +120,13 @@ def test_agents_that_never_come_end_the_run_with_status_1(here: Path, tiny_base:
     result = server("--model", str(tiny_base), "--broker", broker, "--set", "training.round_deadline_s=0.1")
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1] == "error: 0 of 3 clients said hello within 0.1 s: none"
+
+
+def test_the_run_directory_says_what_the_run_was(here: Path, tiny_base: Path, broker: str) -> None:
+    server("--model", str(tiny_base), "--broker", broker, "--set", "training.round_deadline_s=0.1", "--run", "lab")
+    scenario = build(Scenario, load_toml(here / "runs" / "run" / "config.toml"))
+    assert (scenario.name, scenario.clients, scenario.training.round_deadline_s) == ("lab", 3, 0.1)
+    assert scenario.model.base == str(tiny_base)
 
 
 def test_a_variable_that_no_setting_has_is_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
