@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -26,6 +25,7 @@ from broker.messages import (
     Thresholds,
     Welcome,
 )
+from broker.program import peak_bytes
 from broker.settings import build
 from broker.topics import PROTOCOL
 from edge_agent.client import SplitClient
@@ -249,7 +249,7 @@ class Agent:
             "sent": {name: asdict(count) for name, count in self.channel.sent.items()},
             "received": {name: asdict(count) for name, count in self.channel.received.items()},
             "seconds": {name: round(value, 3) for name, value in sorted(client.seconds.items())} if client else {},
-            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_bytes": peak_bytes(),
             "memory_bytes": client.ends.memory() if client else {},
         }
 

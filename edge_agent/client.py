@@ -47,7 +47,7 @@ class SplitClient:
         self.head = HeadTrainer(head, training, total_steps, self.trained)
         self.tail: TailTrainer | None = None
         if settings.shape == "u":
-            tail = load_tail(weights, model)
+            tail = load_tail(weights, model, head)
             add_adapter(tail, settings.lora, training.seed)
             self.tail = TailTrainer(tail, training, total_steps)
         self.ends = open_ends("agent", settings, base.hidden_size, base.max_position_embeddings)

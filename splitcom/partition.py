@@ -10,6 +10,7 @@ length 0 and shifts positions).
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -128,10 +129,16 @@ def load_body(weights: Weights, model: ModelConfig) -> Body:
     return _load(Body, weights, model, cut, tail)
 
 
-def load_tail(weights: Weights, model: ModelConfig) -> Tail:
-    """The tail [blocks - tail, blocks) with the final norm and the output layer, frozen."""
+def load_tail(weights: Weights, model: ModelConfig, head: Head | None = None) -> Tail:
+    """The tail [blocks - tail, blocks) with the final norm and the output layer, frozen.
+
+    Where the base ties its output layer to the token embedding, and `head` has that, both parts share one tensor.
+    """
     _, tail = boundaries(weights.config, model)
-    return _load(Tail, weights, model, tail, weights.config.num_hidden_layers)
+    held = {}
+    if head is not None and weights.config.tie_word_embeddings:
+        held["lm_head.weight"] = head.get_parameter("transformer.wte.weight")
+    return _load(Tail, weights, model, tail, weights.config.num_hidden_layers, held)
 
 
 def boundaries(config: GPT2Config, model: ModelConfig) -> tuple[int, int]:
@@ -149,14 +156,23 @@ def device_of(model: ModelConfig) -> torch.device:
     return torch.device(model.device)
 
 
-def _load(kind: type[P], weights: Weights, model: ModelConfig, start: int, stop: int) -> P:
+def _load(
+    kind: type[P],
+    weights: Weights,
+    model: ModelConfig,
+    start: int,
+    stop: int,
+    held: Mapping[str, torch.Tensor] | None = None,
+) -> P:
+    """The part with its weights: those that are `held` already, the others read."""
+    held = held or {}
     config = copy.deepcopy(weights.config)
     # Dropout in the frozen base would look like change to every gate behind it, and LoRA does not need it.
     config.attn_pdrop = config.embd_pdrop = config.resid_pdrop = 0.0
     config._attn_implementation = model.attention
     with torch.device("meta"):
         part = kind(config, start, stop)
-    tensors = weights.read(part.state_dict().keys(), DTYPES[model.dtype])
+    tensors = {**weights.read(part.state_dict().keys() - held.keys(), DTYPES[model.dtype]), **held}
     for name, parameter in part.named_parameters():
         if tensors[name].shape != parameter.shape:
             found, said = tuple(tensors[name].shape), tuple(parameter.shape)

@@ -40,9 +40,8 @@ def load_whole(run: FinishedRun) -> Whole:
     torch.set_num_threads(scenario.server_threads)
     weights = Weights(scenario.model.base)
     tokenizer = load_tokenizer(scenario.model.base)
-    model = SplitModel(
-        load_head(weights, scenario.model), load_body(weights, scenario.model), load_tail(weights, scenario.model)
-    )
+    head, body = load_head(weights, scenario.model), load_body(weights, scenario.model)
+    model = SplitModel(head, body, load_tail(weights, scenario.model, head))
     for part in model.parts:
         add_adapter(part, scenario.lora, scenario.training.seed)
     load_adapter(model, run.adapter)

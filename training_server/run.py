@@ -44,9 +44,8 @@ class Run:
         boundaries(self.weights.config, config.model)
         # The server holds every block that some client leaves to it.
         cut = replace(config.model, cut=min([config.model.cut, *config.model.unequal().values()]))
-        self.model = SplitModel(
-            load_head(self.weights, cut), load_body(self.weights, cut), load_tail(self.weights, cut)
-        )
+        head = load_head(self.weights, cut)
+        self.model = SplitModel(head, load_body(self.weights, cut), load_tail(self.weights, cut, head))
         for part in self.model.parts:
             add_adapter(part, config.lora, config.training.seed)
         self.initial = self.model.adapter()

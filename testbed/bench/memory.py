@@ -15,8 +15,9 @@ from testbed.runner import prepare, run_processes
 from testbed.scenario import read
 
 FLOOR = """
-import resource, sys
+import sys
 import torch, transformers, peft
+from broker.program import peak_bytes
 from splitcom.adapters import add_adapter
 from splitcom.config import LoraSettings, ModelConfig, TrainingConfig
 from splitcom.partition import load_head
@@ -33,7 +34,7 @@ tokens = np.ones((batch, length), np.int64)
 made = Batch(tuple(range(batch)), tokens, np.full(batch, length), tokens)
 samples = trainer.forward(0, made)
 trainer.backward(0, samples)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(peak_bytes())
 """
 
 

@@ -61,3 +61,29 @@ def memory(model: str, data: str, length: int, assignments: tuple[str, ...], as_
         click.echo(json.dumps(result, indent=1))
     else:
         click.echo(f"an agent's peak is {result['above_floor_bytes'] / 1e6:.1f} MB above the floor")
+
+
+@main.command()
+@click.option("--shapes", default="small,xl", show_default=True, metavar="LIST", help="Sizes of the base: small, xl.")
+@click.option("--samples", default=32, show_default=True, metavar="N", type=click.IntRange(1), help="Of the shard.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def size(shapes: str, samples: int, as_json: bool) -> None:
+    """An agent's memory and seconds per step at the sizes of GPT-2 small and XL, with random weights.
+
+    3 blocks (in the U-shape one more) and the embeddings on the agent, batches of 8 samples of 512 tokens, 2 epochs.
+    Memory in MB: the peak, and of it imports, weights, references, and the rest (activations, gradients, optimiser);
+    `loading` is the peak before the first step, `up` the bytes in MB that the first step sends.
+    """
+    from broker.program import one_line_errors
+    from splitcom.errors import ConfigError, SplitComError, choices
+    from testbed.bench.sizes import SIZES
+
+    names = [name.strip() for name in shapes.split(",")]
+    with one_line_errors(SplitComError):
+        for name in names:
+            if name not in SIZES:
+                raise ConfigError(f"--shapes: {name!r}; {choices(SIZES)}")
+        from testbed.bench.size import bench_size, render
+
+        rows = bench_size({name: SIZES[name] for name in names}, samples, lambda text: click.echo(text, err=True))
+    click.echo(json.dumps(rows, indent=1) if as_json else render(rows))

@@ -132,3 +132,16 @@ def test_a_cut_outside_the_model_is_named_with_what_is_valid(
 def test_cuda_where_there_is_none_is_an_error(tiny_base: Path) -> None:
     with pytest.raises(PartitionError, match="cuda is not available"):
         load_head(Weights(str(tiny_base)), ModelConfig(base=str(tiny_base), cut=1, device="cuda"))
+
+
+def test_head_and_tail_in_one_process_share_a_tied_embedding(tiny_base: Path, tmp_path: Path) -> None:
+    weights, model = Weights(str(tiny_base)), ModelConfig(shape="u", cut=1, tail=1)
+    head = load_head(weights, model)
+    shared, alone = load_tail(weights, model, head), load_tail(weights, model)
+    assert shared.lm_head.weight.data_ptr() == head.transformer.wte.weight.data_ptr()  # type: ignore[union-attr, operator]
+    hidden = torch.randn(2, 5, 32)
+    assert torch.equal(shared(hidden), alone(hidden))
+    untied = Weights(str(make_base(tmp_path / "untied", tie_word_embeddings=False)))
+    assert untied.config.tie_word_embeddings is False
+    apart = load_tail(untied, model, load_head(untied, model))
+    assert torch.equal(apart.lm_head.weight, load_tail(untied, model).lm_head.weight)

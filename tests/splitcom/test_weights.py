@@ -79,15 +79,15 @@ def test_an_agent_needs_memory_for_its_head_only(tmp_path: Path) -> None:
     base = make_base(tmp_path / "deep", n_embd=256, n_layer=14, n_positions=64, initializer_range=0.02)
     whole = (base / "model.safetensors").stat().st_size
     code = (
-        "import resource, sys\n"
+        "import sys\n"
+        "from broker.program import peak_bytes\n"
         "from splitcom.config import ModelConfig\n"
         "from splitcom.partition import load_head\n"
         "from splitcom.weights import Weights\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
         "weights = Weights(sys.argv[1])\n"
-        "before = peak()\n"
+        "before = peak_bytes()\n"
         "head = load_head(weights, ModelConfig(cut=1))\n"
-        "print(peak() - before, sum(p.nbytes for p in head.parameters()))\n"
+        "print(peak_bytes() - before, sum(p.nbytes for p in head.parameters()))\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(base)], check=True, capture_output=True, text=True)
     grown, held = map(int, done.stdout.split())
