@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +79,16 @@ def report(summary: dict[str, Any]) -> str:
         [
             f"up {size(summary['uplink_bytes'])}, down {size(summary['downlink_bytes'])}, "
             f"total {size(summary['total_bytes'])}: {summary['saved_percent']:.1f} % less than bare fp16",
-            f"skipped {100 * summary['skip_ratio']:.1f} % of samples, "
+            textwrap.fill(f"skipped {skipped(summary['skip_ratios'])}", 80, subsequent_indent="  "),
             f"{summary['steps']} steps at {summary['steps_per_s']:.2f}/s, {summary['wall_s']:.0f} s in all",
             f"validation perplexity {summary['perplexity_before']:.2f} -> {summary['perplexity']:.2f}"
             + (f", BLEU {bleu:.1f}" if bleu is not None else ""),
             f"run directory: {summary['run_dir']}",
         ]
     )
+
+
+def skipped(ratios: dict[str, float]) -> str:
+    """The share of samples that each stream skipped, where it skipped any."""
+    shares = [f"{100 * ratio:.1f}% of {stream}" for stream, ratio in ratios.items() if ratio]
+    return ", ".join(shares) or "nothing"
