@@ -1,0 +1,1 @@
+"""Studies: many runs from one plan, their results in one file, and what these results say."""
