@@ -17,6 +17,7 @@ import tomli_w
 from click.testing import CliRunner, Result
 
 from broker.settings import as_table
+from splitcom.config import STREAMS
 from testbed.__main__ import SUBCOMMANDS, main
 from testbed.commands.run import report
 from testbed.progress import Progress
@@ -222,7 +223,15 @@ def test_mistakes_are_told_before_torch_is_imported(here: Path) -> None:
     assert done.stderr.count("\n") == len(lines)
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in SUBCOMMANDS), ["bench", "step"], ["bench", "memory"]])
+GROUPS = {
+    "bench": ("step", "memory", "size"),
+    "policy": ("train", "show"),
+    "study": ("run", "status", "report", "choose"),
+}
+COMMANDS = [[], *([name] for name in SUBCOMMANDS), *([group, name] for group in GROUPS for name in GROUPS[group])]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_fits_80_columns(command: list[str]) -> None:
     result = splitcom(*command, "--help")
     assert result.exit_code == 0
@@ -280,7 +289,12 @@ def test_the_environment_stands_between_scenario_and_flags(here: Path, monkeypat
 
 def test_the_report_of_a_large_run_fits_80_columns() -> None:
     summary = {"uplink_bytes": 123.4e9, "downlink_bytes": 123.4e9, "total_bytes": 246.8e9, "saved_percent": -12.3}
-    summary |= {"skip_ratio": 0.999, "steps": 123456, "steps_per_s": 123.45, "wall_s": 123456.0}
+    summary |= {
+        "skip_ratios": dict.fromkeys(STREAMS, 0.999),
+        "steps": 123456,
+        "steps_per_s": 123.45,
+        "wall_s": 123456.0,
+    }
     text = report(summary | {"perplexity_before": 123456.78, "perplexity": 123.45, "bleu": 12.3, "run_dir": "r"})
     assert max(map(len, text.splitlines())) <= COLUMNS
 
