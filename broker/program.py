@@ -152,13 +152,16 @@ def _one_line_usage() -> Iterator[None]:
         fail(error.format_message())
 
 
-def peak_bytes() -> int:
-    """The most memory that this process has had resident so far (Linux).
+def peak_bytes() -> int | None:
+    """The most memory that this process has had resident so far; None where the kernel does not tell (it is Linux's).
 
     `ru_maxrss` will not do: a process that was forked begins with the peak of the one that started it.
     """
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
 
 
 def _short(value: Any) -> str:

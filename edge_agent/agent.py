@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 
 from broker.channel import Channel, Malformed
-from broker.errors import BrokerError, DeadlineError
+from broker.errors import BrokerError, DeadlineError, SettingsError
 from broker.messages import (
     ActivationDown,
     Begin,
@@ -36,7 +36,7 @@ from splitcom.data.batches import Batch
 from splitcom.data.sample import Example
 from splitcom.errors import CodecError, ConfigError, SplitComError
 from splitcom.ledger import Ledger
-from splitcom.weights import Weights, embedding_digest
+from splitcom.weights import Weights, base_digest
 
 T = TypeVar("T")
 Emit = Callable[[dict[str, Any]], None]
@@ -87,7 +87,7 @@ class Agent:
 
     async def _join(self) -> None:
         weights = await self._run(Weights, self.config.model.base)
-        base = await self._run(embedding_digest, weights)
+        base = await self._run(base_digest, weights)
         hello = Hello(
             self.config.name,
             self.channel.boot,
@@ -97,15 +97,18 @@ class Agent:
             f"splitcom {__version__}",
         )
         welcome = await self._welcome(hello)
-        settings = build(SharedSettings, welcome.settings, "the server's ")
+        try:
+            settings = build(SharedSettings, welcome.settings, "the server's ")
+        except SettingsError as error:
+            raise ConfigError(str(error)) from None
         if self.config.keep_labels and settings.shape != "u":
             raise ConfigError(
                 f"model.shape: the server asks for labels ({settings.shape}), and this agent keeps them "
                 "(keep_labels = true); valid: u"
             )
         self.training = settings.training
-        local, cut = self.config.model, (settings.shape, settings.cut, settings.tail)
-        model = ModelConfig(local.base, local.attention, local.device, local.dtype, *cut)
+        local, cuts = self.config.model, (settings.shape, settings.cut, settings.tail)
+        model = ModelConfig(local.base, local.attention, local.device, local.dtype, *cuts)
         self._client = await self._run(
             SplitClient, self.config.name, weights, model, settings, self.examples, self.ledger
         )
@@ -129,6 +132,7 @@ class Agent:
             await self._step(begin.epoch, batch)
             examples += len(batch.sample_ids)
             steps += 1
+        self.ledger.remember(begin.epoch, client.ends.memory())
         adapter = await self._run(client.adapter, begin.epoch)
         end = EpochEnd(begin.epoch, examples, steps, adapter, client.applied, client.take_refused())
         await self._send(end, {"adapter": len(adapter)})
@@ -169,7 +173,7 @@ class Agent:
                     return reason
             else:
                 try:
-                    await self._run(client.finish, reply)
+                    await self._run(client.finish, batch, reply)
                 except CodecError as error:
                     self.emit({"event": "warning", "text": f"gradient of step {step} refused: {error}"})
                 return ""
@@ -200,23 +204,24 @@ class Agent:
 
         DeadlineError when it does not come in time, or when the server has been offline for the grace period.
         """
-        deadline = time.monotonic() + seconds
+        deadline, offline = time.monotonic() + seconds, False
         while True:
             try:
                 async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                     _, message = await self.channel.receive()
             except TimeoutError:
-                raise DeadlineError(f"server: {what} did not come within {seconds:g} s") from None
+                why = f"since it went offline {OFFLINE_GRACE_S:g} s ago" if offline else f"within {seconds:g} s"
+                raise DeadlineError(f"server: {what} did not come {why}") from None
             if isinstance(message, End):
                 raise RunEnded(message)
             if isinstance(message, kinds):
                 return message
             if isinstance(message, State):
-                offline = message.status == "offline"
-                deadline = time.monotonic() + (min(seconds, OFFLINE_GRACE_S) if offline else seconds)
+                offline = message.status == "offline" and seconds > OFFLINE_GRACE_S
+                deadline = time.monotonic() + (OFFLINE_GRACE_S if offline else seconds)
                 self.emit({"event": "warning", "text": f"the server is {message.status}"})
             elif isinstance(message, Thresholds) and self._client is not None:
-                await self._run(self._client.set_thresholds, message.thresholds)
+                await self._run(self._client.ends.set_thresholds, message.thresholds)
             else:
                 self.ledger.event("unexpected_message")
 
@@ -242,7 +247,7 @@ class Agent:
         }
 
     def records(self) -> dict[str, Any]:
-        """The ledger's totals, the channel's counts, the seconds per activity and the bytes of references by stream."""
+        """The ledger's totals, the channel's counts and the seconds per activity, whatever state the agent is in."""
         client = self._client
         return {
             "ledger": self.ledger.totals(),
@@ -250,7 +255,6 @@ class Agent:
             "received": {name: asdict(count) for name, count in self.channel.received.items()},
             "seconds": {name: round(value, 3) for name, value in sorted(client.seconds.items())} if client else {},
             "peak_bytes": peak_bytes(),
-            "memory_bytes": client.ends.memory() if client else {},
         }
 
     def _joined(self) -> SplitClient:

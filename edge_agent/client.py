@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from broker.messages import ActivationDown, ActivationUp, GradientDown, GradientUp
-from edge_agent.trainer import HeadTrainer, TailTrainer
+from edge_agent.trainer import HeadTrainer, PartTrainer, TailTrainer
 from splitcom.adapter_stream import AdapterStream
-from splitcom.adapters import AdapterState, add_adapter
+from splitcom.adapters import add_adapter, first_adapter
 from splitcom.config import ModelConfig, SharedSettings
 from splitcom.data.batches import Batch, collate, epoch_batches
 from splitcom.data.sample import Example
 from splitcom.ends import open_ends
+from splitcom.errors import CodecError
 from splitcom.labels import LabelSender
 from splitcom.ledger import Ledger
 from splitcom.partition import load_head, load_tail
@@ -52,7 +53,8 @@ class SplitClient:
             self.tail = TailTrainer(tail, training, total_steps)
         self.ends = open_ends("agent", settings, base.hidden_size, base.max_position_embeddings)
         self.labels = LabelSender()
-        self.exchange = AdapterStream(self.adapter_state(), settings.adapters)
+        first = {name: t for part in self._exchanged() for name, t in first_adapter(part.part, training.seed).items()}
+        self.exchange = AdapterStream(first, settings.adapters)
         # CPU seconds of the computing thread, so that neighbours on the machine do not count; `wait` is wall time.
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.skipped = self.sent = 0
@@ -68,16 +70,11 @@ class SplitClient:
 
     def begin(self, thresholds: Mapping[str, float], adapter: bytes) -> None:
         """Start an epoch: thresholds of the gates, and the mean adapter of all clients unless it is empty."""
-        self.set_thresholds(thresholds)
+        self.ends.set_thresholds(thresholds)
         if adapter:
             mean = self.exchange.decode_down(adapter)
             for part in self._exchanged():
                 part.load_adapter({name: mean[name] for name in part.adapter()})
-
-    def set_thresholds(self, thresholds: Mapping[str, float]) -> None:
-        """From the next packets on, of the streams that this end sends; others are left alone."""
-        for name, encoder in self.ends.encoders.items():
-            encoder.threshold = thresholds.get(name, encoder.threshold)
 
     def attempt(self, epoch: int, batch: Batch) -> ActivationUp:
         """Run the head on a batch and encode what the server needs for it, under a new step number."""
@@ -103,7 +100,8 @@ class SplitClient:
         with self._timed("decode"):
             try:
                 decoded = decoder.decode(step, message.packet)
-            except Exception:
+                decoded.expect(batch.sample_ids, [int(length) - 1 for length in batch.lengths])
+            except CodecError:
                 decoder.refuse(step)
                 raise
         with self._timed("tail"):
@@ -115,7 +113,7 @@ class SplitClient:
         self.ledger.packet("gradient_up", "", epoch, step, packet.stats)
         return GradientUp(step, packet.data, loss, target_tokens)
 
-    def finish(self, reply: GradientDown) -> None:
+    def finish(self, batch: Batch, reply: GradientDown) -> None:
         """The server accepted the step; apply its gradients. CodecError leaves the head's gradient refused."""
         step = reply.step
         for encoder in self.ends.encoders.values():
@@ -130,7 +128,9 @@ class SplitClient:
         with self._timed("decode"):
             try:
                 decoded = decoder.decode(step, reply.packet)
-            except Exception:
+                decoded.expect(batch.sample_ids, [int(length) - 1 for length in batch.lengths])
+            except CodecError:
+                decoder.refuse(step)
                 self._refuse_gradient(step)
                 raise
         with self._timed("backward"):
@@ -159,21 +159,18 @@ class SplitClient:
 
     def adapter(self, epoch: int) -> bytes:
         """The client-side adapter for the federated mean; empty when nothing is due or nothing here is trained."""
-        self.ledger.remember(epoch, self.ends.memory())
         if not self._exchanged() or not self.settings.adapters.due(epoch, self.settings.training.epochs):
             return b""
-        return self.exchange.encode_up(self.adapter_state())
-
-    def adapter_state(self) -> AdapterState:
-        """The adapters of the parts that are trained here."""
-        return {name: tensor for part in self._exchanged() for name, tensor in part.adapter().items()}
+        state = {name: tensor for part in self._exchanged() for name, tensor in part.adapter().items()}
+        return self.exchange.encode_up(state)
 
     def take_refused(self) -> list[int]:
         """The steps whose gradients were refused since the last message."""
         refused, self._refused = self._refused, []
         return refused
 
-    def _exchanged(self) -> list[HeadTrainer | TailTrainer]:
+    def _exchanged(self) -> list[PartTrainer]:
+        """The parts that are trained here, and whose adapters are therefore averaged."""
         return [*([self.head] if self.trained else []), *([self.tail] if self.tail else [])]
 
     def _refuse_gradient(self, step: int) -> None:

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer
 
 from broker.client import MqttChannel
 from broker.engines import parse_url
@@ -20,6 +19,7 @@ from splitcom.data.sample import Example, tokenize
 from splitcom.data.shards import shard
 from splitcom.errors import DataError
 from splitcom.ledger import Ledger
+from splitcom.tokenizer import load_tokenizer
 from splitcom.weights import Weights
 
 
@@ -28,8 +28,7 @@ def shard_examples(config: AgentConfig) -> tuple[list[Example], dict[str, int]]:
     weights = Weights(config.model.base)
     corpus = load(config.data, "train")
     mine = shard(corpus.train, config.shards, config.data)[config.shard]
-    tokenizer = AutoTokenizer.from_pretrained(config.model.base)
-    examples, skipped = tokenize(mine, tokenizer, weights.config.max_position_embeddings)
+    examples, skipped = tokenize(mine, load_tokenizer(config.model.base), weights.config.max_position_embeddings)
     if not examples:
         raise DataError(f"data: shard {config.shard} of {config.shards} holds no usable samples")
     return examples, corpus.skipped | skipped

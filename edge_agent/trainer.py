@@ -13,18 +13,34 @@ from splitcom.config import TrainingConfig
 from splitcom.data.batches import Batch
 from splitcom.evaluate import target_loss
 from splitcom.optimizer import Optimizer
-from splitcom.partition import Head, Tail
+from splitcom.partition import Head, Part, Tail
 
 
-class HeadTrainer:
+class PartTrainer:
+    """What head and tail have in common: a part, and the optimiser of its adapter."""
+
+    def __init__(self, part: Part, training: TrainingConfig, total_steps: int) -> None:
+        self.part = part.train()
+        self.device = next(part.parameters()).device
+        self.optimizer = Optimizer(adapter_parameters(part), training, total_steps)
+
+    def adapter(self) -> AdapterState:
+        """A copy of the part's adapter."""
+        return adapter_state(self.part)
+
+    def load_adapter(self, state: AdapterState) -> None:
+        """Take over the mean of all clients; the optimiser's moments stay as they are."""
+        load_adapter_state(self.part, state)
+
+
+class HeadTrainer(PartTrainer):
     """Runs and trains the head; knows steps and tensors, nothing of the network."""
 
     def __init__(self, head: Head, training: TrainingConfig, total_steps: int, trained: bool) -> None:
         """`trained = false` keeps the head frozen: no graph is built and no gradient is expected."""
-        self.head = head.train()
+        super().__init__(head, training, total_steps)
+        self.head = head
         self.trained = trained
-        self.device = next(head.parameters()).device
-        self.optimizer = Optimizer(adapter_parameters(head), training, total_steps)
         self._graphs: dict[int, torch.Tensor] = {}
 
     def forward(self, step: int, batch: Batch) -> Samples:
@@ -53,23 +69,14 @@ class HeadTrainer:
         """Free the graph of a step that gets no gradient."""
         self._graphs.pop(step, None)
 
-    def adapter(self) -> AdapterState:
-        """A copy of the client-side adapter."""
-        return adapter_state(self.head)
 
-    def load_adapter(self, state: AdapterState) -> None:
-        """Take over the mean of all clients; the optimiser's moments stay as they are."""
-        load_adapter_state(self.head, state)
-
-
-class TailTrainer:
+class TailTrainer(PartTrainer):
     """Runs and trains the tail of the U-shape, where the labels are: one step at a time."""
 
     def __init__(self, tail: Tail, training: TrainingConfig, total_steps: int) -> None:
-        self.tail = tail.train()
-        self.device = next(tail.parameters()).device
+        super().__init__(tail, training, total_steps)
+        self.tail = tail
         self.dtype = next(tail.parameters()).dtype
-        self.optimizer = Optimizer(adapter_parameters(tail), training, total_steps)
 
     def loss(self, batch: Batch, outputs: Sequence[np.ndarray]) -> tuple[float, int, Samples]:
         """(mean loss, target tokens, gradients (length - 1, C)) of a batch, given the body's output per sample.
@@ -94,11 +101,3 @@ class TailTrainer:
     def forget(self) -> None:
         """Drop the gradients of the last `loss`: the server did not take the step."""
         self.optimizer.clear()
-
-    def adapter(self) -> AdapterState:
-        """A copy of the tail's adapter."""
-        return adapter_state(self.tail)
-
-    def load_adapter(self, state: AdapterState) -> None:
-        """Take over the mean of all clients; the optimiser's moments stay as they are."""
-        load_adapter_state(self.tail, state)

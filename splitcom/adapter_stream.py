@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from splitcom.adapters import AdapterState
+from splitcom.checksum import sealed, unsealed
 from splitcom.codec import CODECS, LOSSLESS, Tensor
 from splitcom.codec.base import check_finite
 from splitcom.config import AdaptersConfig
 from splitcom.errors import CodecError, DesyncError, choices
-from splitcom.frame import CRC_BYTES
 
 VERSION = 1
 UP, DOWN = 0, 1
@@ -98,12 +98,12 @@ class AdapterStream:
         if len(packed) >= len(coded):
             stage, packed = LOSSLESS["none"], coded
         content = HEADER.pack(VERSION, direction, self._codec.code, stage.code, self._digest) + packed
-        return content + zlib.crc32(content).to_bytes(CRC_BYTES, "big"), decoded
+        return sealed(content), decoded
 
     def _decode(self, direction: int, data: bytes) -> Matrices:
-        content = data[:-CRC_BYTES]
-        if len(content) < HEADER.size or zlib.crc32(content).to_bytes(CRC_BYTES, "big") != data[-CRC_BYTES:]:
-            raise CodecError("adapter: wrong checksum")
+        content = bytes(unsealed(data, "adapter"))
+        if len(content) < HEADER.size:
+            raise CodecError(f"adapter: {len(content)} bytes; valid: {HEADER.size} or more before the checksum")
         lossless = self._check_header(direction, content)
         sizes = {name: self._codec.size(*matrix.shape) for name, matrix in self._reference.items()}
         bodies = memoryview(LOSSLESS[lossless].decompress(content[HEADER.size :], sum(sizes.values())))

@@ -1,7 +1,7 @@
 """LoRA adapters of a part (by PEFT), their bytes on the wire, and their mean.
 
 Adapter tensors go by whole-model names without PEFT's adapter name, such as
-`transformer.h.3.attn.c_attn.lora_A.weight`. They travel as safetensors, which cannot run code.
+`transformer.h.3.attn.c_attn.lora_A.weight`. On disk they are safetensors, which cannot run code.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
-from safetensors.torch import save as save_safetensors
 from safetensors.torch import save_file
 from torch import nn
 
@@ -39,13 +38,29 @@ def add_adapter(part: Part, settings: LoraSettings, seed: int) -> None:
         inject_adapter_in_model(lora_config(settings), part)
     except ValueError as error:
         raise ConfigError(f"lora.targets: {', '.join(settings.targets)}: {str(error).splitlines()[0]}") from None
+    _check_targets(part, settings)
+    first = first_adapter(part, seed)
     for name, parameter in _adapter_parameters(part).items():
         parameter.requires_grad_(True)
         with torch.no_grad():
-            if ".lora_A." in name:
-                parameter.copy_(_initial(seed, name, parameter.shape))
-            else:
-                parameter.zero_()
+            parameter.copy_(first[name])
+
+
+def first_adapter(part: Part, seed: int) -> AdapterState:
+    """What the seed draws for the part's adapter, in float32 whatever the part computes in."""
+    return {
+        name: _initial(seed, name, parameter.shape) if ".lora_A." in name else torch.zeros(parameter.shape)
+        for name, parameter in sorted(_adapter_parameters(part).items())
+    }
+
+
+def _check_targets(part: Part, settings: LoraSettings) -> None:
+    """Every target must be a linear layer of the blocks, and nothing else may have got an adapter."""
+    names = list(_adapter_parameters(part))
+    for target in settings.targets:
+        found = [name for name in names if f".{target}.lora_" in name]
+        if not found or not all(name.startswith("transformer.h.") for name in found):
+            raise ConfigError(f"lora.targets: {target} is no linear layer of a block; valid: c_attn, c_proj, c_fc")
 
 
 def lora_config(settings: LoraSettings) -> LoraConfig:
@@ -85,11 +100,6 @@ def load_adapter_state(part: Part, state: Mapping[str, torch.Tensor]) -> None:
                     f"adapter: {name} has shape {tuple(state[name].shape)}, expected {tuple(parameter.shape)}"
                 )
             parameter.copy_(state[name])
-
-
-def to_bytes(state: AdapterState) -> bytes:
-    """The adapter as a safetensors archive in memory."""
-    return bytes(save_safetensors(state))
 
 
 def from_bytes(data: bytes) -> AdapterState:

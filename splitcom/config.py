@@ -5,19 +5,27 @@ Defaults are those of the scenario `splitcom`: a cosine gate on sketches, INT8 a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 StreamName = Literal["activation_up", "gradient_down", "activation_down", "gradient_up"]
 STREAMS: tuple[StreamName, ...] = ("activation_up", "gradient_down", "activation_down", "gradient_up")
+STANDARD: tuple[StreamName, ...] = ("activation_up", "gradient_down")  # the others are the U-shape's
+UPWARD: tuple[StreamName, ...] = ("activation_up", "gradient_up")
+GRADIENTS: tuple[StreamName, ...] = ("gradient_down", "gradient_up")
 
 
 def check(key: str, value: float, low: float, high: float = float("inf"), open_low: bool = False) -> None:
-    """Raise ValueError('key: ...') unless low <= value <= high (low < value where `open_low`)."""
-    if not (low < value if open_low else low <= value) or not value <= high:
-        lower = f"above {low:g}" if open_low else f"{low:g} or more"
-        upper = "" if high == float("inf") else f", at most {high:g}"
-        raise ValueError(f"{key}: {value:g} is out of range; valid: {lower}{upper}")
+    """Raise ValueError('key: ...') unless low <= value <= high (low < value where `open_low`) and value is finite."""
+    if not (low < value if open_low else low <= value) or not value <= high or math.isinf(value):
+        lower = f"above {_number(low)}" if open_low else f"{_number(low)} or more"
+        upper = "" if high == float("inf") else f", at most {_number(high)}"
+        raise ValueError(f"{key}: {_number(value)} is out of range; valid: {lower}{upper}")
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ class LoraSettings:
     targets: tuple[str, ...] = ("c_attn", "c_proj", "c_fc")
 
     def __post_init__(self) -> None:
-        check("rank", self.rank, 1)
+        check("rank", self.rank, 1, 4096)
         check("alpha", self.alpha, 0, open_low=True)
         check("dropout", self.dropout, 0, 1)
         if not self.targets:
@@ -137,7 +145,7 @@ class StreamsConfig:
 
     def of(self, shape: Shape) -> dict[StreamName, StreamConfig]:
         """The streams that a shape has, by name."""
-        names = STREAMS if shape == "u" else STREAMS[:2]
+        names = STREAMS if shape == "u" else STANDARD
         return {name: getattr(self, name) for name in names}
 
 
@@ -162,7 +170,7 @@ class AdaptersConfig:
 class ControlConfig:
     """Who sets the thresholds of the gated streams while a run goes on.
 
-    `fixed` nobody; `bang-bang` after each evaluation; `ddpg` and `random` about `actions_per_epoch` times an epoch.
+    `fixed` nobody; `bang-bang` after each evaluation; `ddpg` and `random` at least `actions_per_epoch` times an epoch.
     `hysteresis` is the relative change of perplexity that bang-bang does not react to. DDPG starts from the file
     `policy` if one is given, goes on learning if `learn`, explores with `noise` (in units of half the range of
     thresholds, times `noise_decay` after each action), and weighs bytes against loss with `byte_weight`.

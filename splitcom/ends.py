@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from splitcom.config import SharedSettings, StreamName
+from splitcom.config import UPWARD, SharedSettings, StreamName
 from splitcom.stream import StreamDecoder, StreamEncoder
-
-UPWARD: tuple[StreamName, ...] = ("activation_up", "gradient_up")
 
 
 @dataclass(frozen=True)
@@ -17,6 +16,11 @@ class Ends:
 
     encoders: dict[StreamName, StreamEncoder] = field(default_factory=dict)
     decoders: dict[StreamName, StreamDecoder] = field(default_factory=dict)
+
+    def set_thresholds(self, thresholds: Mapping[str, float] | Mapping[StreamName, float]) -> None:
+        """From the next packets on, of the streams that this end sends; others are left alone."""
+        for name, encoder in self.encoders.items():
+            encoder.threshold = thresholds.get(name, encoder.threshold)
 
     def memory(self) -> dict[str, int]:
         """Bytes of the references that this end keeps, by stream."""

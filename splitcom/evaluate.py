@@ -9,9 +9,8 @@ from torch import nn
 from transformers import DynamicCache
 
 from splitcom.adapters import AdapterState, adapter_state, load_adapter_state
+from splitcom.data.batches import IGNORED
 from splitcom.partition import Body, Head, Part, Tail
-
-IGNORED = -100
 
 
 def target_loss(tail: Tail, hidden: torch.Tensor, labels: torch.Tensor, reduction: str = "mean") -> torch.Tensor:

@@ -6,13 +6,13 @@ only of the exact size that the frames say.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
 
+from splitcom.checksum import CRC_BYTES, sealed, unsealed
 from splitcom.codec import CODECS, LOSSLESS
 from splitcom.config import StreamName
 from splitcom.errors import CodecError, choices
@@ -30,7 +30,6 @@ KINDS = {"keyframe": KEYFRAME, "residual": RESIDUAL, "skip": SKIP}
 MAX_SAMPLES = MAX_TOKENS = 2**16 - 1
 MAX_SAMPLE_ID = 2**63 - 1
 MAX_U32 = 2**32 - 1
-CRC_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def pack(layout: Layout, frames: Sequence[Frame]) -> tuple[bytes, PacketStats]:
         stage, packed = LOSSLESS["none"], coded
     head, stats = _head(layout, stage.code, frames, len(coded), len(packed))
     content = head + packed
-    return content + zlib.crc32(content).to_bytes(CRC_BYTES, "big"), stats
+    return sealed(content), stats
 
 
 def parse(layout: Layout, packet: bytes) -> tuple[list[Frame], PacketStats]:
@@ -136,9 +135,7 @@ def parse(layout: Layout, packet: bytes) -> tuple[list[Frame], PacketStats]:
     channels, a field of the wrong type or out of bounds, a sample id that occurs twice, bytes that are left over, or
     integers that are not in their shortest form.
     """
-    content = memoryview(packet)[:-CRC_BYTES]
-    if len(packet) <= CRC_BYTES or zlib.crc32(content).to_bytes(CRC_BYTES, "big") != packet[-CRC_BYTES:]:
-        raise CodecError("packet: wrong checksum")
+    content = unsealed(packet, "packet")
     header, heads, packed = _fields(content, layout.max_samples)
     lossless = _check_header(layout, header)
     codec = CODECS[layout.codec]

@@ -6,7 +6,6 @@ the receiver keeps what it has got. `docs/wire-format.md` has the byte table.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +13,9 @@ import msgpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from splitcom.checksum import sealed, unsealed
 from splitcom.errors import CodecError, DesyncError
-from splitcom.frame import CRC_BYTES, MAX_SAMPLE_ID, MAX_SAMPLES, MAX_TOKENS
+from splitcom.frame import MAX_SAMPLE_ID, MAX_SAMPLES, MAX_TOKENS
 from splitcom.reference import IN_FLIGHT
 
 VERSION = 1
@@ -110,9 +110,7 @@ class LabelReceiver:
         self._tentative.clear()
 
     def _parse(self, data: bytes) -> dict[int, tuple[int, Ids]]:
-        content = data[:-CRC_BYTES]
-        if len(data) <= CRC_BYTES or zlib.crc32(content).to_bytes(CRC_BYTES, "big") != data[-CRC_BYTES:]:
-            raise CodecError("labels: wrong checksum")
+        content = bytes(unsealed(data, "labels"))
         (version, width, count), fields = _fields(content, self._max_samples)
         if version != VERSION or width not in WIDTHS:
             raise CodecError(f"labels: version {version}, width {width}; valid: version {VERSION}, width 2 or 4")
@@ -150,7 +148,7 @@ def _pack(labels: Sequence[tuple[int, int, Ids]], width: int = 0) -> bytes:
     width = width or (2 if max(int(ids.max()) for _, _, ids in labels) < 2**16 else 4)
     fields = [[sample_id, start, ids.astype(WIDTHS[width]).tobytes()] for sample_id, start, ids in labels]
     content = b"".join(msgpack.packb(field) for field in [[VERSION, width, len(labels)], *fields])
-    return content + zlib.crc32(content).to_bytes(CRC_BYTES, "big")
+    return sealed(content)
 
 
 def _fields(content: bytes, max_samples: int) -> tuple[list[int], list[list[Any]]]:

@@ -12,13 +12,14 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from splitcom.config import GRADIENTS
+
 if TYPE_CHECKING:
     from splitcom.frame import PacketStats
 
 CUT_LAYER_KINDS = ("keyframe", "residual", "skip", "gradient", "label", "framing")
 KINDS = (*CUT_LAYER_KINDS, "adapter", "control")
 FLOAT_BYTES = 4
-GRADIENT_STREAMS = ("gradient_down", "gradient_up")
 
 
 class Ledger:
@@ -39,7 +40,7 @@ class Ledger:
 
     def packet(self, stream: str, client: str, epoch: int, step: int, stats: PacketStats) -> None:
         """Book a packet: its frames, its stages, and the row that tells them."""
-        gradient = stream in GRADIENT_STREAMS
+        gradient = stream in GRADIENTS
         for kind, count in stats.kinds.items():
             self.kinds["gradient" if gradient else kind] += count.bytes
             self.frames[f"{stream}.{kind}"] += count.frames

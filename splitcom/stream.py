@@ -65,6 +65,11 @@ class Decoded:
     tensors: list[Tensor]
     stats: PacketStats
 
+    def expect(self, sample_ids: Sequence[int], tokens: Sequence[int]) -> None:
+        """CodecError unless these are the samples, in this order and of these lengths."""
+        if self.sample_ids != list(sample_ids) or [len(tensor) for tensor in self.tensors] != list(tokens):
+            raise CodecError("packet: its samples are not those of the step, or of another length")
+
 
 class StreamEncoder:
     """The sending end. Gate, codec and lossless stage are those of `config`; `seed` is the run's."""

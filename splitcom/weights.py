@@ -100,9 +100,10 @@ def digest(tensors: dict[str, torch.Tensor]) -> str:
     return state.hexdigest()
 
 
-def embedding_digest(weights: Weights) -> str:
-    """The digest of the frozen embeddings, which stand for the base: every head holds them, wherever it is cut."""
-    return digest(weights.read(["transformer.wte.weight", "transformer.wpe.weight"]))
+def base_digest(weights: Weights) -> str:
+    """The digest of the embeddings and the first block, which stand for the base: every head holds them."""
+    first = ("transformer.wte.", "transformer.wpe.", "transformer.h.0.")
+    return digest(weights.read(name for name in weights.names() if name.startswith(first)))
 
 
 def _read_config(base: str) -> GPT2Config:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from testbed.progress import size, table
+from testbed.progress import figure, size, table
 
 METHODS = ("splitlora", "splitcom", "frozen-head")
 KEYS = (
@@ -42,8 +42,8 @@ def render(result: Mapping[str, Any]) -> str:
                 "down": size(method["downlink_bytes"]),
                 "total": size(method["total_bytes"]),
                 "saved": f"{method['saved_percent']:.1f}%",
-                "perplexity": f"{method['perplexity_before']:.0f} > {method['perplexity']:.1f}",
-                "BLEU": "-" if method["bleu"] is None else f"{method['bleu']:.1f}",
+                "perplexity": f"{figure(method['perplexity_before'], 0)} > {figure(method['perplexity'], 1)}",
+                "BLEU": figure(method["bleu"], 1),
                 "time": f"{method['wall_s']:.0f} s",
                 "step/s": f"{method['steps_per_s']:.1f}",
             }

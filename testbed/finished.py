@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from broker.errors import SettingsError
 from broker.settings import build, from_assignments, load_toml, merge
@@ -51,10 +52,8 @@ def open_run(
     for name in ADAPTER_FILES:
         if not (directory / "adapter" / name).is_file():
             raise SettingsError(f"{directory} has no adapter/{name}, its run's end: {told_end(directory)}; {VALID}")
-    scenario = read_config(config)
     given = [f"{FLAGS[name]}={value}" for name, value in flags.items() if value is not None]
-    if changes := from_assignments([*assignments, *given]):
-        scenario = build(Scenario, merge(load_toml(config), changes))
+    scenario = read_config(config, from_assignments([*assignments, *given]))
     if scenario.model.base == micro.NAME:
         scenario = scenario.with_base(str(build_micro(progress)))
     try:
@@ -64,13 +63,15 @@ def open_run(
     return FinishedRun(directory, scenario)
 
 
-def read_config(path: Path) -> Scenario:
-    """The effective scenario that a run directory holds; SettingsError names the file."""
+def read_config(path: Path, changes: Mapping[str, Any]) -> Scenario:
+    """The effective scenario that a run directory holds, changed; SettingsError names the file where it is at fault."""
     table = load_toml(path)
     try:
-        return build(Scenario, table)
+        scenario = build(Scenario, table)
     except SettingsError as error:
-        raise SettingsError(f"{path}: {error}") from None
+        if not changes:
+            raise SettingsError(f"{path}: {error}") from None
+    return build(Scenario, merge(table, changes)) if changes else scenario
 
 
 def told_end(directory: Path) -> str:

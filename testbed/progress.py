@@ -87,6 +87,11 @@ def size(count: float) -> str:
     raise AssertionError("unreachable")
 
 
+def figure(value: float | None, digits: int = 2) -> str:
+    """A number as text; "-" for one that a summary does not have because it is not finite."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
 def table(rows: list[dict[str, str]]) -> str:
     """Rows under their keys, aligned: the first column to the left, the others to the right."""
     heads = list(rows[0])

@@ -25,7 +25,7 @@ from splitcom.data.shards import shard
 from testbed import micro
 from testbed.processes import Child, ProcessError
 from testbed.progress import Progress
-from testbed.scenario import Scenario
+from testbed.scenario import Scenario, agent_name
 from testbed.summary import summarize
 from testbed.versions import versions
 from training_server.__main__ import check_scorer
@@ -51,6 +51,7 @@ def prepare(scenario: Scenario, directory: Path, progress: Progress) -> Scenario
     check_directory(directory)
     check_scorer(scenario.evaluation)
     check_control(scenario.control)
+    check_cuts(scenario)
     if scenario.model.base != micro.NAME:
         check_base(scenario.model)
     check_data(scenario, progress)
@@ -73,6 +74,14 @@ def check_directory(directory: Path) -> None:
         raise SettingsError(f"--out: {above} is no directory; valid: a new or an empty directory")
     if not os.access(above, os.W_OK | os.X_OK):
         raise SettingsError(f"--out: {above} cannot be written; valid: a new or an empty directory")
+
+
+def check_cuts(scenario: Scenario) -> None:
+    """Raise SettingsError for a cut of an agent that the run will not have."""
+    names = [agent_name(number, scenario.clients) for number in range(scenario.clients)]
+    for name in scenario.model.unequal():
+        if name not in names:
+            raise SettingsError(f"model.cuts: {name!r} is no agent of the run; valid: {names[0]} to {names[-1]}")
 
 
 def check_data(scenario: Scenario, progress: Progress) -> None:

@@ -58,10 +58,6 @@ class Scenario:
         engine(self.broker, Path())  # names what is wrong with it; nothing is started
         if self.transport == "memory" and self.broker != "embedded":
             raise ValueError(f"broker: {self.broker!r} is of no use without a socket; valid with memory: embedded")
-        names = [agent_name(number, self.clients) for number in range(self.clients)]
-        for name in self.model.unequal():
-            if name not in names:
-                raise ValueError(f"model.cuts: {name!r} is no agent of the run; valid: {names[0]} to {names[-1]}")
         self.server("", Path())  # for what it checks of the whole
 
     def server(self, broker: str, out: Path) -> ServerConfig:

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from splitcom.adapters import AdapterState, add_adapter, from_bytes
-from splitcom.errors import CodecError, PartitionError
+from splitcom.errors import CodecError
 from splitcom.evaluate import SplitModel
 from splitcom.partition import load_body, load_head, load_tail
 from splitcom.pretrain import no_bars
+from splitcom.tokenizer import load_tokenizer
 from splitcom.weights import Weights
 from testbed.finished import FinishedRun
 
@@ -32,7 +33,7 @@ class Whole:
 
 
 def load_whole(run: FinishedRun) -> Whole:
-    """Put the run's model together, cut as its server cut it and with as many threads, so that bits agree.
+    """Put the run's model together, cut as it was and computed with as many threads, so that bits agree.
 
     Raises PartitionError for a base that cannot be used, CodecError for an adapter that does not fit it.
     """
@@ -64,22 +65,6 @@ def load_adapter(model: SplitModel, directory: Path) -> None:
 def read_adapter(path: Path) -> AdapterState:
     """An adapter by whole-model names from a file in PEFT's layout."""
     return {name.removeprefix(PREFIX): tensor for name, tensor in from_bytes(path.read_bytes()).items()}
-
-
-def load_tokenizer(base: str) -> Any:
-    """The base's tokenizer; PartitionError when it has none that can be used.
-
-    Where a GPT-2 base has no tokenizer's files, transformers makes one up that knows no token.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(base)
-    except (OSError, ValueError) as error:
-        raise PartitionError(f"model.base: {base} has no usable tokenizer: {str(error).splitlines()[0]}") from None
-    if tokenizer.eos_token_id is None or not tokenizer.encode("a", add_special_tokens=False):
-        raise PartitionError(
-            f"model.base: {base} has no usable tokenizer; valid: a base with one that has an eos token"
-        )
-    return tokenizer
 
 
 def save_merged(run: FinishedRun, directory: Path) -> None:

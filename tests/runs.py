@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from broker.broker_config import BrokerConfig
 from broker.client import MqttChannel
 from broker.server import Broker
+from edge_agent.config import AgentConfig
 from testbed.memory import Hub, run_in_memory
 from testbed.scenario import Scenario, read
 
@@ -29,6 +31,16 @@ def tiny_scenario(base: Path, *names: str, **layer: Any) -> Scenario:
         "evaluation": {"bleu": 2, "max_new_tokens": 4},
     }
     return read(names or ["splitcom"], merge(small, layer))
+
+
+def with_agents(scenario: Scenario, **changes: Any) -> Scenario:
+    """The scenario with agents whose own settings differ: what a device says for itself."""
+
+    class Told(Scenario):
+        def agent(self, number: int, broker: str, out: Path) -> AgentConfig:
+            return replace(super().agent(number, broker, out), **changes)
+
+    return Told(**{field.name: getattr(scenario, field.name) for field in fields(scenario)})
 
 
 class MqttHub:

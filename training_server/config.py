@@ -19,6 +19,7 @@ from splitcom.config import (
     TrainingConfig,
     check,
 )
+from splitcom.control import GATED, gated
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,35 @@ class ServerConfig:
         check("threads", self.threads, 1)
         if self.model.cuts and not self.streams.gradient_down.enabled:
             raise ValueError("model.cuts: heads that are frozen have one cut; valid: none, or gradient_down enabled")
+        if self.model.cuts and self.training.step_policy != "barrier":
+            raise ValueError("model.cuts: clients that cut elsewhere step together; valid: none, or policy barrier")
+        self._check_control()
 
     def scenario(self) -> dict[str, Any]:
-        """The run as a scenario's table: what is left when places and threads of this machine are taken away."""
+        """The run as a scenario's table, which has no places of this machine."""
         table = as_table(self)
-        for key in ("broker", "out", "threads"):
+        for key in ("broker", "out"):
             del table[key]
-        table["name"], table["channel"] = table.pop("run"), table.pop("transport")
+        for key, ours in (("name", "run"), ("channel", "transport"), ("server_threads", "threads")):
+            table[key] = table.pop(ours)
         return table
+
+    def _check_control(self) -> None:
+        """Raise ValueError for a controller that has nothing to set, or that would not start where it may go."""
+        if self.control.kind == "fixed":
+            return
+        streams = gated(self.streams.of(self.model.shape))
+        if not streams:
+            raise ValueError(
+                f"control.kind: {self.control.kind} has no threshold to set; valid: fixed, or a stream whose gate is "
+                f"{' or '.join(GATED)}"
+            )
+        for name, stream in streams.items():
+            if not stream.loose <= stream.threshold <= stream.tight:
+                raise ValueError(
+                    f"streams.{name}.threshold: {stream.threshold:g} is out of the controller's range; "
+                    f"valid: loose to tight, {stream.loose:g} to {stream.tight:g}"
+                )
 
     def shared(self, client: str) -> SharedSettings:
         """What an agent of the run is sent: the same for all but the cut."""

@@ -25,11 +25,10 @@ class Control:
         self._seen: Counter[str] = Counter()
         self._losses: list[float] = []
         self._perplexities: list[float] = []
-        self._changes: Thresholds = {}
 
     def plan(self, steps_per_epoch: int, epochs: int) -> None:
-        """Fix how often the controller acts: every so many steps that it comes to the configured number of actions, or
-        after every step where an epoch has fewer. A controller that does not act is shown whole epochs."""
+        """Fix how often the controller acts: at least the configured number of times an epoch, at regular intervals,
+        and after every step where an epoch has fewer. One that does not act is shown whole epochs."""
         actions = self._config.actions_per_epoch if self.controller.acts else 1
         self._interval = max(1, steps_per_epoch // actions)
         self._total_steps = max(1, steps_per_epoch * epochs)
@@ -46,13 +45,8 @@ class Control:
         """Tell the controller of a validation; the row to write, empty when nothing changed."""
         self._perplexities.append(perplexity)
         changes = self.controller.evaluated(perplexity)
-        self._change(changes)
+        self.thresholds |= changes
         return self._row({}) if changes else {}
-
-    def take_changes(self) -> Thresholds:
-        """The thresholds that have changed since the last call."""
-        changes, self._changes = self._changes, {}
-        return changes
 
     def stepped(self, steps: int, loss: float) -> dict[str, Any]:
         """After the run's step number `steps` (from 1): let the controller act if it is time.
@@ -65,7 +59,7 @@ class Control:
         ratios = {name: self._sent[name] / self._seen[name] if self._seen[name] else 0.0 for name in self._streams}
         row = self._row(ratios)
         if self.controller.acts:
-            self._change(self.controller.act(self._observations(ratios, steps / self._total_steps)))
+            self.thresholds |= self.controller.act(self._observations(ratios, steps / self._total_steps))
             row["values"] = self.controller.values()
         self._losses.clear()
         self._sent.clear()
@@ -76,12 +70,8 @@ class Control:
         """Write the controller's state into the run directory."""
         self.controller.save(directory)
 
-    def _change(self, thresholds: Thresholds) -> None:
-        self.thresholds |= thresholds
-        self._changes |= thresholds
-
     def _row(self, ratios: dict[StreamName, float]) -> dict[str, Any]:
-        """Thresholds that were in force, the share of samples sent under them, and what the controller says."""
+        """The thresholds, the share of samples sent under them if an interval is over, and what the controller says."""
         return {
             "thresholds": {name: round(value, 6) for name, value in self.thresholds.items()},
             "upload_ratio": {name: round(ratio, 4) for name, ratio in ratios.items()},

@@ -6,13 +6,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from broker.channel import Channel
-from broker.messages import GradientDown, Message
 from splitcom.adapters import AdapterState
 from training_server.config import ServerConfig
-from training_server.run import Member, Run
+from training_server.run import Answer, Member, OnWay, Run
 from training_server.session import PendingStep, Session
-from training_server.trainer import Forward
 
 T = TypeVar("T")
 
@@ -21,15 +18,13 @@ class Conductor(Protocol):
     """What a step policy needs of the server."""
 
     config: ServerConfig
-    channel: Channel
     state: Run
-    emit: Callable[[dict[str, Any]], None]
 
     async def compute(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run a synchronous call on the compute thread."""
 
-    async def send(self, client: str, message: Message, parts: dict[str, int] | None = None, rest: str = ...) -> None:
-        """Send to one client and book the bytes by kind."""
+    async def answer(self, answers: list[Answer]) -> None:
+        """Send every client its messages, all clients at once."""
 
     async def until(self, condition: Callable[[], bool], awaited: Callable[[], list[Session]], what: str) -> None:
         """Wait for a condition that incoming messages make true."""
@@ -43,8 +38,8 @@ class Conductor(Protocol):
     async def end_epoch(self, epoch: int) -> AdapterState | None:
         """Average and evaluate; the mean adapter."""
 
-    async def tell_thresholds(self) -> None:
-        """Let the thresholds hold that the controller has changed."""
+    def progressed(self) -> None:
+        """Tell whoever looks on how far the run is."""
 
 
 class StepPolicy(Protocol):
@@ -77,19 +72,19 @@ class Barrier:
             lambda: [session for session in sessions if not session.ready()],
             "its next batch",
         )
-        members = [(session, session.pending) for session in sessions if session.pending is not None]
+        members = members_of(sessions)
         if not members:
-            return False
+            return not all(session.epoch_end is not None for session in sessions)
         if self.server.config.model.shape == "standard":
             await train(self.server, members)
             return True
-        forward = await send_on(self.server, members)
+        on_way = await send_on(self.server, members)
         await self.server.until(
-            lambda: all(answered(*member) for member in members),
-            lambda: [session for session, pending in members if not answered(session, pending)],
+            lambda: all(answered(*member) for member in on_way.members),
+            lambda: [session for session, pending in on_way.members if not answered(session, pending)],
             "its gradient",
         )
-        await take_back(self.server, members, forward)
+        await take_back(self.server, on_way)
         return True
 
 
@@ -100,8 +95,8 @@ class Arrival:
         self.server = server
 
     async def run(self, sessions: list[Session]) -> None:
-        self.left = set(range(self.server.config.training.epochs))
-        self.on_way: dict[str, Forward] = {}
+        self.unmeasured = set(range(self.server.config.training.epochs))
+        self.on_way: dict[str, OnWay] = {}
         for session in sessions:
             await self.server.begin_epoch(session, 0, None)
         active = list(sessions)
@@ -111,20 +106,22 @@ class Arrival:
                 lambda: [session for session in active if not actionable(session)],
                 "its next message",
             )
-            for session in [session for session in active if actionable(session)]:
-                if session.pending is not None:
-                    await self._step([(session, session.pending)])
-                elif await self._next_epoch(session, sessions):
+            for session in list(active):
+                # Whatever was awaited since the last look may have changed what this client wants.
+                if members := members_of([session]):
+                    await self._step(session, members)
+                elif session.epoch_end is not None and await self._next_epoch(session, sessions):
                     active.remove(session)
 
-    async def _step(self, member: list[Member]) -> None:
-        [(session, _)] = member
+    async def _step(self, session: Session, members: list[Member]) -> None:
+        if not actionable(session):
+            return
         if self.server.config.model.shape == "standard":
-            await train(self.server, member)
+            await train(self.server, members)
         elif session.gradient is None:
-            self.on_way[session.name] = await send_on(self.server, member)
+            self.on_way[session.name] = await send_on(self.server, members)
         else:
-            await take_back(self.server, member, self.on_way.pop(session.name))
+            await take_back(self.server, self.on_way.pop(session.name))
 
     async def _next_epoch(self, session: Session, sessions: list[Session]) -> bool:
         """Send a client on; True when it has done its last epoch.
@@ -134,8 +131,8 @@ class Arrival:
         """
         epoch, epochs = session.epoch, self.server.config.training.epochs
         behind = [s for s in sessions if s.epoch < epoch or (s.epoch == epoch and s.epoch_end is None)]
-        if not behind and epoch in self.left:
-            self.left.discard(epoch)
+        if not behind and epoch in self.unmeasured:
+            self.unmeasured.discard(epoch)
             mean = await self.server.end_epoch(epoch)
         else:
             mean = await self.server.average(epoch)
@@ -143,6 +140,11 @@ class Arrival:
             return True
         await self.server.begin_epoch(session, epoch + 1, mean)
         return False
+
+
+def members_of(sessions: list[Session]) -> list[Member]:
+    """The clients that have a step pending, with that step."""
+    return [(session, pending) for session in sessions if (pending := session.pending) is not None]
 
 
 def answered(session: Session, pending: PendingStep) -> bool:
@@ -159,38 +161,21 @@ def actionable(session: Session) -> bool:
 
 async def train(server: Conductor, members: list[Member]) -> None:
     """One optimiser step on the members' batches; each gets its gradient, all at once."""
-    await _reply(server, members, await server.compute(server.state.step, members))
+    await server.answer(await server.compute(server.state.step, members))
+    server.progressed()
 
 
-async def send_on(server: Conductor, members: list[Member]) -> Forward:
+async def send_on(server: Conductor, members: list[Member]) -> OnWay:
     """U-shape: the body's forward pass; each member gets its output, all at once."""
-    forward, messages = await server.compute(server.state.forward, members)
-    sends = []
-    for (session, _), message in zip(members, messages, strict=True):
-        sends.append(server.send(session.name, message, {"packet": len(message.packet)}, rest="framing"))
-    await asyncio.gather(*sends)
-    return forward
+    on_way, answers = await server.compute(server.state.forward, members)
+    await server.answer(answers)
+    return on_way
 
 
-async def take_back(server: Conductor, members: list[Member], forward: Forward) -> None:
+async def take_back(server: Conductor, on_way: OnWay) -> None:
     """U-shape: one optimiser step on the gradients of those members that did not give their step up."""
-    answers = [session.gradient if session.pending is pending else None for session, pending in members]
-    if any(answers):
-        replies = await server.compute(server.state.backward, members, forward, answers)
-        there = [member for member, answer in zip(members, answers, strict=True) if answer is not None]
-        await _reply(server, there, replies)
-
-
-async def _reply(server: Conductor, members: list[Member], replies: list[GradientDown]) -> None:
-    """Accept the members' steps; new thresholds go ahead of the gradients, so that they hold from the next step on."""
-    for session, pending in members:
-        session.accept(pending)
-    await server.tell_thresholds()
-    sends = []
-    for (session, _), reply in zip(members, replies, strict=True):
-        sends.append(server.send(session.name, reply, {"packet": len(reply.packet)}, rest="framing"))
-    await asyncio.gather(*sends)
-    server.emit(server.state.progress(server.channel))
+    await server.answer(await server.compute(server.state.backward, on_way))
+    server.progressed()
 
 
 STEP_POLICIES: dict[str, type[StepPolicy]] = {"barrier": Barrier, "arrival": Arrival}

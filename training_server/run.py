@@ -7,28 +7,45 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from transformers import AutoTokenizer
-
 from broker.channel import Channel
-from broker.messages import ActivationDown, ActivationUp, GradientDown, GradientUp, Hello, StepRefused
-from splitcom.adapters import AdapterState, add_adapter, block_of, export, fedavg
+from broker.messages import (
+    ActivationUp,
+    Begin,
+    GradientDown,
+    GradientUp,
+    Hello,
+    Message,
+    StepRefused,
+    Thresholds,
+)
+from splitcom.adapters import AdapterState, add_adapter, block_of, export, fedavg, first_adapter
 from splitcom.data.corpus import load
 from splitcom.data.sample import tokenize
 from splitcom.evaluate import SplitModel
 from splitcom.ledger import Ledger
 from splitcom.partition import boundaries, load_body, load_head, load_tail
-from splitcom.weights import Weights, embedding_digest
+from splitcom.tokenizer import load_tokenizer
+from splitcom.weights import Weights, base_digest
 from training_server.config import ServerConfig
 from training_server.control import Control
 from training_server.evaluation import Evaluation
 from training_server.session import PendingStep, Session
-from training_server.trainer import BodyTrainer, Forward, StepResult, TailGradient
+from training_server.trainer import BodyTrainer, Forward, StepResult
 
 Member = tuple[Session, PendingStep]
+Answer = tuple[Session, list[Message]]
+
+
+@dataclass(frozen=True)
+class OnWay:
+    """U-shape: a step whose members have the body's output; without a forward pass when it has none left."""
+
+    members: list[Member]
+    forward: Forward | None
 
 
 class Run:
@@ -46,15 +63,16 @@ class Run:
         cut = replace(config.model, cut=min([config.model.cut, *config.model.unequal().values()]))
         head = load_head(self.weights, cut)
         self.model = SplitModel(head, load_body(self.weights, cut), load_tail(self.weights, cut, head))
+        self.first: AdapterState = {}
         for part in self.model.parts:
             add_adapter(part, config.lora, config.training.seed)
-        self.initial = self.model.adapter()
-        self.base_digest = embedding_digest(self.weights)
+            self.first |= first_adapter(part, config.training.seed)
+        self.base_digest = base_digest(self.weights)
         tail = None if config.model.shape == "u" else self.model.tail
         self.trainer = BodyTrainer(self.model.body, tail, config.training, config.model.dtype)
         self.control = Control(config.control, config.streams.of(config.model.shape), config.training.seed)
         positions = self.weights.config.max_position_embeddings
-        tokenizer = AutoTokenizer.from_pretrained(config.model.base)
+        tokenizer = load_tokenizer(config.model.base)
         # The training texts, and with them the labels, are the clients' own.
         corpus = load(config.data, "evaluation")
         validation, _ = tokenize(corpus.validation, tokenizer, positions)
@@ -74,7 +92,7 @@ class Run:
         blocks, trained = self.weights.config.num_hidden_layers, settings.streams.gradient_down.enabled
         initial = {
             name: tensor
-            for name, tensor in self.initial.items()
+            for name, tensor in self.first.items()
             if (trained and block_of(name) < settings.cut)
             or (settings.shape == "u" and block_of(name) >= blocks - settings.tail)
         }
@@ -90,52 +108,58 @@ class Run:
         self.perplexity_before = self.evaluate(-1)
         self._training_began = time.perf_counter()
 
-    def decode(self, session: Session, message: ActivationUp) -> PendingStep | StepRefused:
-        """Decode a client's step; the refusal to send instead when any part of it cannot be used."""
+    def decode(self, session: Session, message: ActivationUp) -> StepRefused | None:
+        """Decode a client's step; the refusal to send when any part of it cannot be used."""
         with self._cpu("decode"):
             decoded = session.decode(message, self.steps)
         if isinstance(decoded, StepRefused):
             return decoded
-        pending, stats = decoded
-        self.control.observe("activation_up", stats)
-        return pending
+        self.control.observe("activation_up", decoded)
+        return None
 
-    def take_gradient(self, session: Session, pending: PendingStep, message: GradientUp) -> TailGradient | StepRefused:
-        """U-shape: decode a client's gradient behind the body; the refusal to send instead when it cannot be used."""
+    def take_gradient(self, session: Session, message: GradientUp) -> StepRefused | None:
+        """U-shape: decode a client's gradient behind the body; the refusal to send when it cannot be used."""
         with self._cpu("decode"):
-            taken = session.take_gradient(pending, message)
+            taken = session.take_gradient(message)
         if isinstance(taken, StepRefused):
             return taken
-        gradient, stats = taken
-        self.control.observe("gradient_up", stats)
-        return gradient
+        self.control.observe("gradient_up", taken)
+        return None
 
-    def step(self, members: Sequence[Member]) -> list[GradientDown]:
-        """One optimiser step on the members' batches; the reply for each, in the same order."""
+    def step(self, members: Sequence[Member]) -> list[Answer]:
+        """One optimiser step on the batches of those members that have not given their step up; what to tell each."""
+        members = [(session, pending) for session, pending in members if session.pending is pending]
+        if not members:
+            return []
         with self._wall("step"):
             result = self.trainer.step([pending.batch for _, pending in members], self._head_trained)
         return self._stepped(members, result)
 
-    def forward(self, members: Sequence[Member]) -> tuple[Forward, list[ActivationDown]]:
-        """U-shape: the body's forward pass; its output for each member, in the same order."""
+    def forward(self, members: Sequence[Member]) -> tuple[OnWay, list[Answer]]:
+        """U-shape: the body's forward pass for those members that have not given their step up; what to tell each."""
+        members = [(session, pending) for session, pending in members if session.pending is pending]
+        if not members:
+            return OnWay([], None), []
         with self._wall("step"):
             forward = self.trainer.forward([pending.batch for _, pending in members], self._head_trained)
             outputs = self.trainer.outputs_of(forward)
-        messages = []
+        answers: list[Answer] = []
         with self._cpu("encode"):
             for (session, pending), output in zip(members, outputs, strict=True):
                 message, stats = session.send_on(pending, output)
                 self.control.observe("activation_down", stats)
-                messages.append(message)
-        return forward, messages
+                answers.append((session, [message]))
+        return OnWay(members, forward), answers
 
-    def backward(
-        self, members: Sequence[Member], forward: Forward, answers: Sequence[TailGradient | None]
-    ) -> list[GradientDown]:
-        """U-shape: one optimiser step on the members that have an answer; the reply for each of these."""
+    def backward(self, on_way: OnWay) -> list[Answer]:
+        """U-shape: one optimiser step on those members whose gradient has come; what to tell each of these."""
+        members, forward = on_way.members, on_way.forward
+        gradients = [session.gradient if session.pending is pending else None for session, pending in members]
+        if forward is None or not any(gradients):
+            return []
         with self._wall("step"):
-            result = self.trainer.backward(forward, answers, self._head_trained)
-        there = [i for i, answer in enumerate(answers) if answer is not None]
+            result = self.trainer.backward(forward, gradients, self._head_trained)
+        there = [i for i, gradient in enumerate(gradients) if gradient is not None]
         kept = replace(result, gradients=[result.gradients[i] for i in there])
         return self._stepped([members[i] for i in there], kept)
 
@@ -158,11 +182,12 @@ class Run:
         self.model.load_adapter(mean)
         return mean
 
-    def adapter_down(self, session: Session, mean: AdapterState | None) -> bytes:
-        """A client's share of the mean, encoded; empty when there is none."""
-        if mean is None:
-            return b""
-        return session.exchange.encode_down({name: mean[name] for name in session.adapter_names})
+    def begin_epoch(self, session: Session, epoch: int, mean: AdapterState | None) -> Begin:
+        """What sends a client into an epoch: the thresholds, and its share of the mean adapter if there is one."""
+        session.begin(epoch)
+        session.steer(self.control.thresholds)
+        share = {name: mean[name] for name in session.adapter_names} if mean is not None else {}
+        return Begin(epoch, {**session.told}, session.exchange.encode_down(share) if share else b"")
 
     def evaluate(self, epoch: int) -> float:
         """Validation perplexity of the model as it is now; the controller hears of it."""
@@ -175,8 +200,8 @@ class Run:
     def finish(self, channel: Channel) -> dict[str, Any]:
         """Export the adapter, generate for BLEU, write the outputs; the server's summary."""
         trained = time.perf_counter() - self._training_began - self.seconds["evaluate"]
-        self.control.save(self.directory)
         adapter = self.export(self.directory / "adapter")
+        self.control.save(self.directory)
         score, outputs = self.evaluation.bleu()
         (self.directory / "outputs.json").write_text(json.dumps(outputs, indent=1, ensure_ascii=False) + "\n")
         self._row("final", perplexity=self.perplexity, bleu=score)
@@ -227,8 +252,11 @@ class Run:
     def _head_trained(self) -> bool:
         return self.config.streams.gradient_down.enabled
 
-    def _stepped(self, members: Sequence[Member], result: StepResult) -> list[GradientDown]:
-        """Book a step, let the controller act, and encode the gradients for the members."""
+    def _stepped(self, members: Sequence[Member], result: StepResult) -> list[Answer]:
+        """Book and accept a step, encode the gradients for the members, and let the controller act.
+
+        New thresholds go ahead of a member's gradient, so that they hold from its next step on.
+        """
         self.loss, self.epoch = result.loss, members[0][1].epoch
         self._row(
             "step",
@@ -241,14 +269,19 @@ class Run:
             staleness=[self.steps - pending.server_step for _, pending in members],
         )
         self.steps += 1
-        replies = []
+        replies: list[tuple[Session, GradientDown]] = []
         with self._cpu("encode"):
             for (session, pending), gradients in zip(members, result.gradients, strict=True):
+                session.accept(pending)
                 reply, stats = session.reply(pending, gradients, result.loss)
                 self.control.observe("gradient_down", stats)
-                replies.append(reply)
+                replies.append((session, reply))
         self._controlled(self.control.stepped(self.steps, result.loss), self.epoch)
-        return replies
+        answers: list[Answer] = []
+        for session, reply in replies:
+            news = session.steer(self.control.thresholds)
+            answers.append((session, [Thresholds(news), reply] if news else [reply]))
+        return answers
 
     def _controlled(self, row: dict[str, Any], epoch: int) -> None:
         if row:

@@ -5,35 +5,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
 from broker.channel import Channel, Malformed
 from broker.errors import BrokerError, DeadlineError, VersionError
 from broker.messages import (
+    ActivationDown,
     ActivationUp,
-    Begin,
     End,
     EpochEnd,
     Failure,
+    GradientDown,
     GradientUp,
     Hello,
     Message,
     State,
-    StepRefused,
-    Thresholds,
     Welcome,
 )
 from broker.settings import as_table
 from broker.topics import PROTOCOL
 from splitcom.adapters import AdapterState
-from splitcom.config import StreamName
-from splitcom.ends import UPWARD
 from splitcom.errors import CodecError, SplitComError
 from training_server.config import ServerConfig
 from training_server.policies import STEP_POLICIES, StepPolicy
-from training_server.run import Run
+from training_server.run import Answer, Run
 from training_server.session import Session
 
 T = TypeVar("T")
@@ -146,11 +143,8 @@ class Server:
 
     async def begin_epoch(self, session: Session, epoch: int, mean: AdapterState | None) -> None:
         """Send a client into an epoch, with the mean adapter of the round before it if there is one."""
-        session.begin(epoch)
-        thresholds = self.state.control.thresholds
-        session.set_thresholds(thresholds)
-        adapter = await self.compute(self.state.adapter_down, session, mean)
-        await self.send(session.name, Begin(epoch, _upward(thresholds), adapter), {"adapter": len(adapter)})
+        begin = await self.compute(self.state.begin_epoch, session, epoch, mean)
+        await self.send(session.name, begin, {"adapter": len(begin.adapter)})
 
     async def end_epoch(self, epoch: int) -> AdapterState | None:
         """Average the adapters, evaluate, report; returns the mean adapter if one is due and somebody sent one."""
@@ -159,7 +153,9 @@ class Server:
         if last or (epoch + 1) % self.config.evaluation.every == 0:
             value = await self.compute(self.state.evaluate, epoch)
             self.emit({"event": "epoch", "epoch": epoch, "perplexity": value})
-            await self.tell_thresholds()
+            for session in self.sessions.values():
+                # Nobody was listened to meanwhile: what clients have sent since then is no silence.
+                session.awaited_since = max(session.awaited_since, time.monotonic())
         return mean
 
     async def average(self, epoch: int) -> AdapterState | None:
@@ -168,15 +164,20 @@ class Server:
             return None
         return await self.compute(self.state.average, list(self.sessions.values()))
 
-    async def tell_thresholds(self) -> None:
-        """Let new thresholds hold: in our own streams, and for clients in the middle of an epoch by a message."""
-        changes = self.state.control.take_changes()
-        if not changes:
-            return
-        for session in self.sessions.values():
-            await self.compute(session.set_thresholds, changes)
-        told = [session for session in self.sessions.values() if session.epoch_end is None and _upward(changes)]
-        await asyncio.gather(*(self.send(session.name, Thresholds(_upward(changes))) for session in told))
+    async def answer(self, answers: list[Answer]) -> None:
+        """Send every client its messages in order, all clients at once."""
+        await asyncio.gather(*(self._tell(session, messages) for session, messages in answers))
+
+    def progressed(self) -> None:
+        """Emit how far the run is."""
+        self.emit(self.state.progress(self.channel))
+
+    async def _tell(self, session: Session, messages: list[Message]) -> None:
+        for message in messages:
+            if isinstance(message, ActivationDown | GradientDown):
+                await self.send(session.name, message, {"packet": len(message.packet)}, rest="framing")
+            else:
+                await self.send(session.name, message)
 
     async def _receive(self) -> None:
         """Read messages for ever; an error here ends the run at the next wait."""
@@ -185,7 +186,8 @@ class Server:
                 client, message = await self.channel.receive()
                 await self._dispatch(client, message)
                 self._changed.set()
-        except (BrokerError, SplitComError) as error:
+        except Exception as error:
+            # Whatever it is: the policy raises it at its next wait, and nobody else would.
             self._fault = error
 
     async def _dispatch(self, client: str, message: Message | Malformed) -> None:
@@ -204,13 +206,11 @@ class Server:
             session.offline_since = time.monotonic() if message.status == "offline" else None
         elif isinstance(message, Failure):
             raise SplitComError(f"client {client} failed: {message.reason}")
-        elif isinstance(message, ActivationUp) and session.fresh(message):
-            await self._activation(session, message)
-        elif isinstance(message, GradientUp) and session.fresh(message):
-            await self._gradient(session, message)
+        elif isinstance(message, ActivationUp | GradientUp) and session.fresh(message):
+            await self._offered(session, message)
         elif isinstance(message, EpochEnd) and session.fresh(message):
             try:
-                session.end(message)
+                await self.compute(session.end, message)
             except CodecError as error:
                 raise SplitComError(f"client {client}: {error}") from None
 
@@ -238,25 +238,13 @@ class Server:
             return f"client {client}: this name is taken in run {self.config.run!r}"
         return ""
 
-    async def _activation(self, session: Session, message: ActivationUp) -> None:
-        decoded = await self.compute(self.state.decode, session, message)
-        if isinstance(decoded, StepRefused):
-            await self._refuse(session, decoded)
-        else:
-            session.pending = decoded
-
-    async def _gradient(self, session: Session, message: GradientUp) -> None:
-        pending = session.pending
-        assert pending is not None, "only a gradient of the pending step is fresh"
-        taken = await self.compute(self.state.take_gradient, session, pending, message)
-        if isinstance(taken, StepRefused):
-            await self._refuse(session, taken)
-        else:
-            session.gradient = taken
-
-    async def _refuse(self, session: Session, refusal: StepRefused) -> None:
-        self.emit({"event": "warning", "text": f"{session.name}: step {refusal.step} refused: {refusal.reason}"})
-        await self.send(session.name, refusal)
+    async def _offered(self, session: Session, message: ActivationUp | GradientUp) -> None:
+        """Take a step's activations or its gradient in; a refusal is sent at once."""
+        take = self.state.decode if isinstance(message, ActivationUp) else self.state.take_gradient
+        refusal = await self.compute(take, session, message)
+        if refusal is not None:
+            self.emit({"event": "warning", "text": f"{session.name}: step {refusal.step} refused: {refusal.reason}"})
+            await self.send(session.name, refusal)
 
     async def _dismiss(self, end: End) -> None:
         for client in self.sessions:
@@ -264,8 +252,3 @@ class Server:
                 await self.send(client, end)
             except BrokerError as error:
                 self.emit({"event": "warning", "text": f"{client} could not be told of the end: {error}"})
-
-
-def _upward(thresholds: Mapping[StreamName, float]) -> dict[str, float]:
-    """The thresholds that a client needs: those of the streams that it sends."""
-    return {name: value for name, value in thresholds.items() if name in UPWARD}

@@ -33,19 +33,25 @@ class PendingStep:
 
 
 class Session:
-    """The server's half of the streams to one client, and where that client stands in the epoch."""
+    """The server's half of the streams to one client, and where that client stands in the epoch.
+
+    What changes the step that waits (`decode` to `rollback`) is called on the computing thread alone; the event loop
+    only looks at it.
+    """
 
     def __init__(
         self, hello: Hello, settings: SharedSettings, base: GPT2Config, initial: AdapterState, ledger: Ledger
     ) -> None:
         """`initial` is the untrained adapter of the client's trained parts."""
         training = settings.training
+        self.settings = settings
         self.name, self.boot, self.samples = hello.client, hello.boot, hello.samples
-        self.cut, self.labels_stay = settings.cut, settings.shape == "u"
+        self.cut = settings.cut
         self.ledger = ledger
         self.ends = open_ends("server", settings, base.hidden_size, base.max_position_embeddings)
         self.labels = LabelReceiver(training.batch_size, base.max_position_embeddings, base.vocab_size)
         self.adapter_names = tuple(initial)
+        self.told: dict[str, float] = {}  # the thresholds that the client has been sent
         self.exchange = AdapterStream(initial, settings.adapters)
         self.pending: PendingStep | None = None
         self.gradient: TailGradient | None = None  # of the pending step, once the client's tail has had its turn
@@ -78,10 +84,15 @@ class Session:
             self.ledger.event("duplicate_message")
         return new
 
-    def set_thresholds(self, thresholds: Mapping[StreamName, float]) -> None:
-        """From the next packets on, of the streams that the server sends; others are left alone."""
-        for name, encoder in self.ends.encoders.items():
-            encoder.threshold = thresholds.get(name, encoder.threshold)
+    def steer(self, thresholds: Mapping[StreamName, float]) -> dict[str, float]:
+        """Let thresholds hold from the next packets on; returns those that the client has yet to be told."""
+        self.ends.set_thresholds(thresholds)
+        news: dict[str, float] = {}
+        for name, value in thresholds.items():
+            if name in self.ends.decoders and self.told.get(name) != value:
+                news[name] = value
+        self.told |= news
+        return news
 
     def settle(self, applied: int, refused: list[int]) -> None:
         """What the client did with earlier gradients decides the references of `gradient_down`."""
@@ -94,14 +105,17 @@ class Session:
             encoder.accept(applied)
 
     def end(self, message: EpochEnd) -> None:
-        """The client is past its shard. Raises CodecError, which ends the run, for an adapter that does not fit."""
+        """The client is past its shard. Raises CodecError, which ends the run, for an adapter that cannot be used."""
         self.settle(message.applied, message.refused)
-        if message.adapter:
+        due = self.adapter_names and self.settings.adapters.due(message.epoch, self.settings.training.epochs)
+        if due and not (message.adapter and message.examples):
+            raise CodecError(f"epoch {message.epoch} ended without an adapter or without examples")
+        if due:
             self.update = (message.examples, self.exchange.decode_up(message.adapter))
         self.epoch_end = message
 
-    def decode(self, message: ActivationUp, server_step: int) -> tuple[PendingStep, PacketStats] | StepRefused:
-        """Decode a step; the refusal to send instead when any part of it cannot be used."""
+    def decode(self, message: ActivationUp, server_step: int) -> PacketStats | StepRefused:
+        """Decode a step, which then is pending; the refusal to send instead when any part of it cannot be used."""
         step, activations = message.step, self.ends.decoders["activation_up"]
         self.last_step = step
         self.settle(message.applied, message.refused)
@@ -121,7 +135,8 @@ class Session:
                 raise
         except CodecError as error:
             return self._refusal(step, error)
-        return PendingStep(step, message.epoch, sample_ids, batch, server_step), decoded.stats
+        self.pending = PendingStep(step, message.epoch, sample_ids, batch, server_step)
+        return decoded.stats
 
     def send_on(self, pending: PendingStep, outputs: Samples) -> tuple[ActivationDown, PacketStats]:
         """U-shape: the body's output of a step, encoded for the client's tail."""
@@ -131,23 +146,24 @@ class Session:
         self.ledger.packet("activation_down", self.name, pending.epoch, pending.step, packet.stats)
         return ActivationDown(pending.step, packet.data), packet.stats
 
-    def take_gradient(
-        self, pending: PendingStep, message: GradientUp
-    ) -> tuple[TailGradient, PacketStats] | StepRefused:
-        """U-shape: decode the gradient behind the body; the refusal to send instead when it cannot be used."""
-        step, gradients = message.step, self.ends.decoders["gradient_up"]
+    def take_gradient(self, message: GradientUp) -> PacketStats | StepRefused | None:
+        """U-shape: decode the gradient behind the body; the refusal to send instead when it cannot be used, and None
+        when the client has given the step up meanwhile."""
+        step, pending = message.step, self.pending
+        if pending is None or pending.step != step:
+            return None
         self.ends.encoders["activation_down"].accept(step)
+        lengths = [len(tensor) for tensor in pending.batch.activations]
         try:
-            decoded = gradients.decode(step, message.packet)
-            try:
-                _check_gradient(pending, decoded.sample_ids, decoded.tensors, message.target_tokens)
-            except CodecError:
-                gradients.refuse(step)
-                raise
+            decoded = self.ends.decoders["gradient_up"].decode(step, message.packet)
+            decoded.expect(pending.sample_ids, lengths)
+            if not 1 <= message.target_tokens <= sum(lengths):
+                raise CodecError(f"target_tokens: {message.target_tokens}; valid: 1 to {sum(lengths)}")
         except CodecError as error:
             self.rollback(pending)
             return self._refusal(step, error)
-        return TailGradient(decoded.tensors, message.loss, message.target_tokens), decoded.stats
+        self.gradient = TailGradient(decoded.tensors, message.loss, message.target_tokens)
+        return decoded.stats
 
     def accept(self, pending: PendingStep) -> None:
         """The step was trained on: its references hold from now on."""
@@ -186,7 +202,7 @@ class Session:
 
     def _targets(self, message: ActivationUp, tensors: Samples, sample_ids: tuple[int, ...]) -> list[Target] | None:
         """The labels of a step, which are as long as its tensors; None in the U-shape, where none must come."""
-        if self.labels_stay:
+        if self.settings.shape == "u":
             if message.labels:
                 raise CodecError("labels: they came with a step of the U-shape, where they stay with the client")
             return None
@@ -197,12 +213,3 @@ class Session:
                 said = start + len(ids) - 1
                 raise CodecError(f"sample {sample_id}: {len(tensor)} tokens, its labels say {said}")
         return targets
-
-
-def _check_gradient(pending: PendingStep, sample_ids: list[int], gradients: Samples, target_tokens: int) -> None:
-    """Every sample of the step must have a gradient of its own shape, and between them at least one target."""
-    shapes = [tensor.shape for tensor in pending.batch.activations]
-    if tuple(sample_ids) != pending.sample_ids or [tensor.shape for tensor in gradients] != shapes:
-        raise CodecError("packet: its samples are not those of the step, or of another length")
-    if not 1 <= target_tokens <= sum(tokens for tokens, _ in shapes):
-        raise CodecError(f"target_tokens: {target_tokens}; valid: 1 to the step's tokens")

@@ -11,7 +11,8 @@ import torch
 from splitcom.adapters import AdapterState, adapter_parameters, adapter_state
 from splitcom.batch import Samples, pad, unpad
 from splitcom.config import TrainingConfig
-from splitcom.evaluate import IGNORED, target_loss
+from splitcom.data.batches import IGNORED
+from splitcom.evaluate import target_loss
 from splitcom.optimizer import Optimizer
 from splitcom.partition import DTYPES, Body, Tail
 
@@ -125,7 +126,8 @@ class BodyTrainer:
         """U-shape: one optimiser step from the clients' gradients; None for a client that gave its step up.
 
         Where the adapter has changed since the forward pass (policy `arrival`), its graph no longer holds and the pass
-        is repeated: the gradient then is of an output that is slightly older.
+        is repeated: the gradient then is of an output that is slightly older, and was computed under another draw of
+        LoRA dropout.
         """
         if forward.version != self._version():
             forward = self.forward(forward.batches, gradients)

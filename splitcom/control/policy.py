@@ -42,9 +42,12 @@ class Policy:
 
 
 def write(path: Path, policy: Policy) -> None:
-    """Write the file anew."""
+    """Write the file anew; ConfigError where that is impossible."""
     partial = path.with_name(path.name + ".partial")
-    save_file(policy.weights, str(partial), metadata=described(policy))
+    try:
+        save_file(policy.weights, str(partial), metadata=described(policy))
+    except SafetensorError as error:
+        raise ConfigError(f"{path}: cannot be written: {str(error).splitlines()[0]}") from None
     partial.replace(path)
 
 
@@ -73,7 +76,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 def _open(path: Path, what: str) -> tuple[Mapping[str, str], Weights]:
     if not path.is_file():
-        raise ConfigError(f"{what}: no such file; {VALID}")
+        raise ConfigError(f"{what}: {'a directory' if path.is_dir() else 'no such file'}; {VALID}")
     try:
         with safe_open(str(path), framework="numpy") as archive:
             metadata = archive.metadata() or {}

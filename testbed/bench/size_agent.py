@@ -120,7 +120,7 @@ def train(client: SplitClient, row: Row) -> list[tuple[float, int]]:
                 answer = client.turn(epoch, batch, ActivationDown(message.step, output))
                 up += len(answer.packet) if answer else 0
             gradient = packet_path(row.base, "gradient_down", number).read_bytes()
-            client.finish(GradientDown(message.step, gradient, 0.0))
+            client.finish(batch, GradientDown(message.step, gradient, 0.0))
             steps.append((time.process_time() - clock, up))
         client.adapter(epoch)
     return steps

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +53,10 @@ def train(
             raise SettingsError(f"--out: {target} exists; valid: a file that does not exist yet")
         if not target.parent.is_dir():
             raise SettingsError(f"--out: {target.parent} is no directory; valid: a file in an existing one")
+        if not os.access(target.parent, os.W_OK | os.X_OK):
+            raise SettingsError(f"--out: {target.parent} cannot be written; valid: a file in a directory that can")
+        if not math.isfinite(byte_weight):
+            raise SettingsError(f"--byte-weight: {byte_weight:g}; valid: a finite number, 0 or more")
         transitions = gather(runs, minimum)
         # Not before now: it brings torch, and most mistakes need not wait for that.
         from splitcom.control.offline import train as train_offline

@@ -72,7 +72,7 @@ def execute(scenario: Any, directory: Path, progress: Any) -> dict[str, Any]:
 
 def report(summary: dict[str, Any]) -> str:
     """The summary for a person, in a few lines."""
-    from testbed.progress import size
+    from testbed.progress import figure, size
 
     bleu = summary["bleu"]
     return "\n".join(
@@ -81,7 +81,7 @@ def report(summary: dict[str, Any]) -> str:
             f"total {size(summary['total_bytes'])}: {summary['saved_percent']:.1f} % less than bare fp16",
             textwrap.fill(f"skipped {skipped(summary['skip_ratios'])}", 80, subsequent_indent="  "),
             f"{summary['steps']} steps at {summary['steps_per_s']:.2f}/s, {summary['wall_s']:.0f} s in all",
-            f"validation perplexity {summary['perplexity_before']:.2f} -> {summary['perplexity']:.2f}"
+            f"validation perplexity {figure(summary['perplexity_before'])} -> {figure(summary['perplexity'])}"
             + (f", BLEU {bleu:.1f}" if bleu is not None else ""),
             f"run directory: {summary['run_dir']}",
         ]

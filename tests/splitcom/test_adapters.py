@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
-from safetensors.torch import save
+from safetensors.torch import save, save_file
 from transformers import AutoModelForCausalLM
 
 from splitcom.adapters import (
@@ -19,9 +19,9 @@ from splitcom.adapters import (
     add_adapter,
     export,
     fedavg,
+    first_adapter,
     from_bytes,
     load_adapter_state,
-    to_bytes,
 )
 from splitcom.config import LoraSettings, ModelConfig
 from splitcom.errors import CodecError, ConfigError
@@ -76,10 +76,11 @@ def test_only_the_adapter_is_trainable(tiny_base: Path) -> None:
         assert len(trainable) == len(adapter_parameters(part))
 
 
-def test_bytes_give_the_same_adapter_back(tiny_base: Path) -> None:
+def test_a_file_gives_the_same_adapter_back(tiny_base: Path, tmp_path: Path) -> None:
     head, *_ = adapted(tiny_base, 2)
     scrambled([head])
-    state = from_bytes(to_bytes(adapter_state(head)))
+    save_file(adapter_state(head), tmp_path / "adapter.safetensors")
+    state = from_bytes((tmp_path / "adapter.safetensors").read_bytes())
     other, *_ = adapted(tiny_base, 2, seed=9)
     load_adapter_state(other, state)
     for name, tensor in adapter_state(head).items():
@@ -120,10 +121,22 @@ def test_an_adapter_of_another_part_or_shape_is_refused_whole(tiny_base: Path) -
     assert all(torch.equal(tensor, adapter_state(head)[name]) for name, tensor in before.items())
 
 
-def test_targets_that_the_model_does_not_have_are_named(tiny_base: Path) -> None:
+@pytest.mark.parametrize("targets", [("q_proj",), ("c_attn", "q_proj"), ("c_attn", "wte")])
+def test_targets_that_the_blocks_do_not_have_are_named(tiny_base: Path, targets: tuple[str, ...]) -> None:
     head = load_head(Weights(str(tiny_base)), ModelConfig(base=str(tiny_base), cut=1))
-    with pytest.raises(ConfigError, match=r"lora\.targets: q_proj"):
-        add_adapter(head, LoraSettings(targets=("q_proj",)), 0)
+    with pytest.raises(ConfigError, match=rf"^lora\.targets: {targets[-1]}"):
+        add_adapter(head, LoraSettings(targets=targets), 0)
+
+
+def test_the_first_adapter_is_the_same_whatever_a_part_computes_in(tiny_base: Path) -> None:
+    weights = Weights(str(tiny_base))
+    firsts = []
+    for dtype in ("float32", "bfloat16"):
+        head = load_head(weights, ModelConfig(base=str(tiny_base), cut=2, dtype=dtype))  # type: ignore[arg-type]
+        add_adapter(head, LoraSettings(), 0)
+        firsts.append(first_adapter(head, 0))
+    assert firsts[0].keys() == firsts[1].keys()
+    assert all(torch.equal(tensor, firsts[1][name]) for name, tensor in firsts[0].items())
 
 
 @settings(max_examples=40, deadline=None)

@@ -186,7 +186,7 @@ def refused(path: Path, said: str) -> None:
 
 def test_a_file_that_is_no_archive_is_refused_in_one_line(saved: Path, tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", "no such file; valid: a file that `splitcom policy train`")
-    refused(tmp_path, "no such file; valid: ")
+    refused(tmp_path, "a directory; valid: ")
     for content in (b"", b"\x80\x04.", saved.read_bytes()[:-1], saved.read_bytes()[:40]):
         (tmp_path / "bad").write_bytes(content)
         refused(tmp_path / "bad", "no safetensors file; valid: ")

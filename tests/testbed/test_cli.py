@@ -118,6 +118,22 @@ WRONG_IN_A_RUN = [
         ["tiny.toml", "--set", "control.policy=p"],
         "control.policy: of no use with kind fixed; valid: no policy, or kind",
     ),
+    (["tiny.toml", "--set", "control.noise=inf"], "control.noise: inf is out of range; valid: 0 or more"),
+    (["tiny.toml", "--set", "lora.rank=99999"], "lora.rank: 99999 is out of range; valid: 1 or more, at most 4096"),
+    (
+        ["tiny.toml", "--seed", "4294967296"],
+        "training.seed: 4294967296 is out of range; valid: 0 or more, at most 4294",
+    ),
+    (["tiny.toml", "splitlora", "ddpg"], "control.kind: ddpg has no threshold to set; valid: fixed, or a stream whose"),
+    (
+        ["tiny.toml", "bang-bang", "--set", "streams.activation_up.threshold=1"],
+        "streams.activation_up.threshold: 1 is out of the controller's range; valid: loose to tight, 0.95 to 0.995",
+    ),
+    (
+        ["tiny.toml", "--set", "model.cuts=agent0=1", "--set", "training.step_policy=arrival"],
+        "model.cuts: clients that cut elsewhere step together; valid: none, or policy barrier",
+    ),
+    (["tiny.toml", "ddpg", "--set", "control.policy=broken.toml"], "control.policy: broken.toml: no safetensors file"),
     (["tiny.toml", "--set", "adapters.every=0"], "adapters.every: 0 is out of range; valid: 1 or more"),
     (["tiny.toml", "--clients", "24"], "data.train: 23 samples for 24 shards; valid: at least one each"),
     (["tiny.toml", "--data", "csv"], "data.path: the builtin set is generated"),
@@ -285,6 +301,14 @@ def test_the_environment_stands_between_scenario_and_flags(here: Path, monkeypat
     config = Path("run", "config.toml").read_text()
     assert "epochs = 1\n" in config
     assert "seed = 9\n" in config
+
+
+def test_a_figure_that_is_no_number_is_a_dash_in_the_report() -> None:
+    summary = {"uplink_bytes": 1.0, "downlink_bytes": 1.0, "total_bytes": 2.0, "saved_percent": 0.0, "skip_ratios": {}}
+    summary |= {"steps": 1, "steps_per_s": 1.0, "wall_s": 1.0, "bleu": None, "run_dir": "r"}
+    text = report(summary | {"perplexity_before": 9.5, "perplexity": None})
+    assert "validation perplexity 9.50 -> -\n" in text
+    assert "skipped nothing\n" in text
 
 
 def test_the_report_of_a_large_run_fits_80_columns() -> None:

@@ -123,7 +123,10 @@ def test_agents_that_never_come_end_the_run_with_status_1(here: Path, tiny_base:
 
 
 def test_the_run_directory_says_what_the_run_was(here: Path, tiny_base: Path, broker: str) -> None:
-    server("--model", str(tiny_base), "--broker", broker, "--set", "training.round_deadline_s=0.1", "--run", "lab")
+    cuts = ("--set", "model.cuts=dev0=1")
+    server(
+        "--model", str(tiny_base), "--broker", broker, "--set", "training.round_deadline_s=0.1", "--run", "lab", *cuts
+    )
     scenario = build(Scenario, load_toml(here / "runs" / "run" / "config.toml"))
     assert (scenario.name, scenario.clients, scenario.training.round_deadline_s) == ("lab", 3, 0.1)
     assert scenario.model.base == str(tiny_base)

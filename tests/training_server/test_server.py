@@ -14,12 +14,13 @@ import pytest
 from broker.channel import Channel, ChannelConfig, Malformed
 from broker.errors import DeadlineError, VersionError
 from broker.memory import MemoryHub
-from broker.messages import ActivationUp, Begin, End, Failure, Hello, State, StepRefused, Welcome
+from broker.messages import ActivationUp, Begin, End, EpochEnd, Failure, Hello, State, StepRefused, Welcome
 from broker.topics import PROTOCOL
+from splitcom.config import BaseConfig
 from splitcom.errors import SplitComError
 from testbed.scenario import Scenario
 from tests.faults import FaultyHub
-from tests.runs import metrics, run_tiny, tiny_scenario
+from tests.runs import metrics, run_tiny, tiny_scenario, with_agents
 from training_server.run import Run
 from training_server.server import Server
 
@@ -264,6 +265,66 @@ def test_training_that_diverges_ends_the_run_and_says_where(tiny_base: Path, tmp
         run_tiny(scenario, tmp_path / "run")
     texts = [str(error) for error in caught.value.exceptions]
     assert any("activation_up: sample" in text and "not finite" in text for text in texts)
+
+
+def test_server_and_agents_may_compute_in_different_precisions(tiny_base: Path, tmp_path: Path) -> None:
+    scenario = tiny_scenario(tiny_base, "all-gates", clients=2, model={"dtype": "bfloat16"})
+    summary = run_tiny(with_agents(scenario, model=BaseConfig(str(tiny_base), dtype="float32")), tmp_path / "run")
+    assert summary["perplexity"] < summary["perplexity_before"]
+
+
+def test_whatever_goes_wrong_in_the_receiver_ends_the_run_at_once(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Run, session: Any, message: Any) -> None:
+        raise ZeroDivisionError("a mistake of ours")
+
+    monkeypatch.setattr(Run, "decode", broken)
+    with pytest.raises(BaseExceptionGroup) as caught:
+        run_tiny(tiny_scenario(tiny_base, clients=1), tmp_path / "run")
+    assert any(isinstance(error, ZeroDivisionError) for error in caught.value.exceptions)
+
+
+@pytest.mark.parametrize("end", [EpochEnd(0, 4, 1, b"", -1, []), EpochEnd(0, 0, 0, b"x", -1, [])])
+def test_a_client_that_ends_an_epoch_without_its_share_is_named(tiny_base: Path, tmp_path: Path, end: EpochEnd) -> None:
+    async def empty_handed(channel: Channel, hello: Hello) -> End:
+        await channel.send("server", hello)
+        await expect(channel, Welcome)
+        await expect(channel, Begin)
+        await channel.send("server", end)
+        told: End = await expect(channel, End)
+        return told
+
+    outcome, said, _ = serve(tiny_scenario(tiny_base, clients=1), tmp_path / "run", empty_handed)
+    assert str(outcome) == said[0].reason == "client agent0: epoch 0 ended without an adapter or without examples"
+
+
+def test_adapters_may_be_exchanged_more_rarely_than_every_epoch(tiny_base: Path, tmp_path: Path) -> None:
+    often, rarely = (
+        run_tiny(
+            tiny_scenario(tiny_base, clients=2, training={"epochs": 3}, adapters={"every": every}),
+            tmp_path / str(every),
+        )
+        for every in (1, 2)
+    )
+    # Up after three epochs and down after two of them; or up after the second and the last, down after the second.
+    assert often["up"]["kinds"]["adapter"] * 2 == rarely["up"]["kinds"]["adapter"] * 3
+    assert often["down"]["kinds"]["adapter"] == rarely["down"]["kinds"]["adapter"] * 2
+
+
+@pytest.mark.parametrize("policy", ["barrier", "arrival"])
+def test_adapters_cross_as_quantized_changes_at_a_quarter_of_the_bytes(
+    tiny_base: Path, tmp_path: Path, policy: str
+) -> None:
+    whole, changes = (
+        run_tiny(
+            tiny_scenario(tiny_base, clients=2, adapters={"codec": codec}, training={"step_policy": policy}),
+            tmp_path / codec,
+        )
+        for codec in ("fp32", "int8")
+    )
+    assert changes["adapter_bytes"] < 0.3 * whole["adapter_bytes"]
+    assert changes["perplexity"] == pytest.approx(whole["perplexity"], rel=0.1)
 
 
 def test_eager_attention_trains_as_sdpa_does(tiny_base: Path, tmp_path: Path) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from broker.messages import ActivationDown, ActivationUp, EpochEnd, GradientUp, Message, StepRefused
+from broker.messages import ActivationDown, ActivationUp, EpochEnd, GradientUp, Hello, Message, StepRefused
+from splitcom.stream import StreamEncoder
 from testbed.scenario import Scenario
 from tests.faults import FaultyHub, corrupt, once
-from tests.runs import metrics, run_tiny, tiny_scenario
+from tests.runs import metrics, run_tiny, tiny_scenario, with_agents
+from training_server.run import Run
+from training_server.session import PendingStep, Session
 
 GATED = {"gate": "cosine", "threshold": -1.0}  # whatever has a reference is skipped
 
@@ -150,8 +155,6 @@ def test_repeated_messages_are_no_ops(tiny_base: Path, tmp_path: Path) -> None:
 
 def test_labels_that_come_in_the_u_shape_are_refused_unread(tiny_base: Path, tmp_path: Path) -> None:
     told: list[str] = []
-    from dataclasses import replace
-
     leak = once(lambda m: isinstance(m, ActivationUp), lambda m: replace(m, labels=b"secret"))
 
     def tamper(sender: str, peer: str, message: Message) -> Message | None:
@@ -165,19 +168,42 @@ def test_labels_that_come_in_the_u_shape_are_refused_unread(tiny_base: Path, tmp
 
 
 def test_an_agent_that_keeps_its_labels_leaves_a_run_that_asks_for_them(tiny_base: Path, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    class Keeping(Scenario):
-        def agent(self, number: int, broker: str, out: Path) -> Any:
-            return replace(super().agent(number, broker, out), keep_labels=True)
-
-    def keeping(scenario: Scenario) -> Scenario:
-        return Keeping(**{key: getattr(scenario, key) for key in scenario.__dataclass_fields__})
-
     with pytest.raises(BaseExceptionGroup) as caught:
-        run_tiny(keeping(tiny_scenario(tiny_base, clients=1)), tmp_path / "standard")
+        run_tiny(with_agents(tiny_scenario(tiny_base, clients=1), keep_labels=True), tmp_path / "standard")
     said = (
         "model.shape: the server asks for labels (standard), and this agent keeps them (keep_labels = true); valid: u"
     )
     assert any(said in str(error) for error in caught.value.exceptions)
-    assert run_tiny(keeping(u_scenario(tiny_base, clients=1)), tmp_path / "u")["end"] == "finished"
+    keeping = with_agents(u_scenario(tiny_base, clients=1), keep_labels=True)
+    assert run_tiny(keeping, tmp_path / "u")["end"] == "finished"
+
+
+def offered(state: Run, session: Session, step: int) -> PendingStep:
+    """A step of two samples that the client offers, decoded and pending."""
+    encoder = StreamEncoder("activation_up", state.config.streams.activation_up, 32, 0)
+    tensors = [np.full((tokens, 32), 0.1 * step, np.float32) for tokens in (5, 7)]
+    encoder._last_step = step - 1
+    message = ActivationUp(step, 0, encoder.encode(step, [3, 4], tensors).data, b"", -1, [])
+    assert state.decode(session, message) is None
+    assert session.pending is not None
+    return session.pending
+
+
+def test_a_step_that_was_given_up_meanwhile_is_neither_sent_on_nor_trained(tiny_base: Path, tmp_path: Path) -> None:
+    """The event loop had picked it before the client's next try was decoded."""
+    scenario = u_scenario(tiny_base, clients=1)
+    state = Run(scenario.server("mqtt://127.0.0.1:0", tmp_path / "run"), tmp_path / "run")
+    session = state.session(Hello("agent0", 1, 1, 4, state.base_digest, "test"))
+    state.begin([4])
+    session.begin(0)
+    old = offered(state, session, 0)
+    new = offered(state, session, 1)
+    assert state.forward([(session, old)])[1] == []
+    assert session.pending is new
+    assert not session.out
+    on_way, answers = state.forward([(session, old), (session, new)])
+    assert [type(message) for _, messages in answers for message in messages] == [ActivationDown]
+    newer = offered(state, session, 2)
+    assert state.backward(on_way) == []
+    assert (session.pending, state.steps) == (newer, 0)
+    state.close()
