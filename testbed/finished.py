@@ -37,9 +37,15 @@ class FinishedRun:
 
 
 def open_run(
-    directory: Path, progress: Progress, flags: Mapping[str, str | None], assignments: Iterable[str] = ()
+    directory: Path,
+    progress: Progress,
+    flags: Mapping[str, str | None],
+    assignments: Iterable[str] = (),
+    needs_base: bool = True,
 ) -> FinishedRun:
     """The run in a directory; `flags` by the names of FLAGS, and `key=value` assignments, change its settings.
+
+    Where the base is not needed it is neither looked for nor built.
 
     Raises SettingsError for a directory that is no run, for a run that did not finish, and for a setting that cannot
     be; PartitionError for a base that is not there.
@@ -54,6 +60,8 @@ def open_run(
             raise SettingsError(f"{directory} has no adapter/{name}, its run's end: {told_end(directory)}; {VALID}")
     given = [f"{FLAGS[name]}={value}" for name, value in flags.items() if value is not None]
     scenario = read_config(config, from_assignments([*assignments, *given]))
+    if not needs_base:
+        return FinishedRun(directory, scenario)
     if scenario.model.base == micro.NAME:
         scenario = scenario.with_base(str(build_micro(progress)))
     try:

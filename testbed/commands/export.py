@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from broker.errors import SettingsError
 from broker.program import one_line_errors
 
 
@@ -32,7 +33,7 @@ def main(run: str, merge: bool, model: str | None, out: str | None) -> None:
         source = Path(run)
         target = Path(out) if out else Path(f"{source.resolve().name}-{'merged' if merge else 'adapter'}")
         check_directory(target)
-        finished = open_run(source, Progress("export"), {"model": model})
+        finished = open_run(source, Progress("export"), {"model": model}, needs_base=merge or model is not None)
         writable(target.absolute().parent)
         with appearing(target) as partial:
             if merge:
@@ -49,6 +50,9 @@ def copy_adapter(run: Any, directory: Path, base: str | None) -> None:
     shutil.copytree(run.adapter, directory, dirs_exist_ok=True)
     if base is not None:
         path = directory / "adapter_config.json"
-        config = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            config = {**json.loads(path.read_text(encoding="utf-8"))}
+        except (ValueError, TypeError):
+            raise SettingsError(f"{run.adapter / path.name}: no table in JSON; valid: as PEFT writes it") from None
         config["base_model_name_or_path"] = run.scenario.model.base
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
