@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from broker.channel import Channel
 from broker.messages import (
@@ -33,6 +31,7 @@ from splitcom.weights import Weights, base_digest
 from training_server.config import ServerConfig
 from training_server.control import Control
 from training_server.evaluation import Evaluation
+from training_server.journal import Journal
 from training_server.session import PendingStep, Session
 from training_server.trainer import BodyTrainer, Forward, StepResult
 
@@ -79,9 +78,7 @@ class Run:
         self.evaluation = Evaluation(self.model, tokenizer, validation, corpus.test, config.evaluation, positions)
         directory.mkdir(parents=True, exist_ok=True)
         self.ledger = Ledger("server", directory / "ledger-server.jsonl")
-        self._metrics: TextIO = (directory / "metrics.jsonl").open("a", buffering=1, encoding="utf-8")
-        self._started = time.perf_counter()
-        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.journal = Journal(directory / "metrics.jsonl")
         self.perplexity_before = self.perplexity = float("nan")
         self.steps = self.epoch = 0
         self.loss = float("nan")
@@ -110,7 +107,7 @@ class Run:
 
     def decode(self, session: Session, message: ActivationUp) -> StepRefused | None:
         """Decode a client's step; the refusal to send when any part of it cannot be used."""
-        with self._cpu("decode"):
+        with self.journal.cpu("decode"):
             decoded = session.decode(message, self.steps)
         if isinstance(decoded, StepRefused):
             return decoded
@@ -119,7 +116,7 @@ class Run:
 
     def take_gradient(self, session: Session, message: GradientUp) -> StepRefused | None:
         """U-shape: decode a client's gradient behind the body; the refusal to send when it cannot be used."""
-        with self._cpu("decode"):
+        with self.journal.cpu("decode"):
             taken = session.take_gradient(message)
         if isinstance(taken, StepRefused):
             return taken
@@ -131,7 +128,7 @@ class Run:
         members = [(session, pending) for session, pending in members if session.pending is pending]
         if not members:
             return []
-        with self._wall("step"):
+        with self.journal.wall("step"):
             result = self.trainer.step([pending.batch for _, pending in members], self._head_trained)
         return self._stepped(members, result)
 
@@ -140,11 +137,11 @@ class Run:
         members = [(session, pending) for session, pending in members if session.pending is pending]
         if not members:
             return OnWay([], None), []
-        with self._wall("step"):
+        with self.journal.wall("step"):
             forward = self.trainer.forward([pending.batch for _, pending in members], self._head_trained)
             outputs = self.trainer.outputs_of(forward)
         answers: list[Answer] = []
-        with self._cpu("encode"):
+        with self.journal.cpu("encode"):
             for (session, pending), output in zip(members, outputs, strict=True):
                 message, stats = session.send_on(pending, output)
                 self.control.observe("activation_down", stats)
@@ -157,7 +154,7 @@ class Run:
         gradients = [session.gradient if session.pending is pending else None for session, pending in members]
         if forward is None or not any(gradients):
             return []
-        with self._wall("step"):
+        with self.journal.wall("step"):
             result = self.trainer.backward(forward, gradients, self._head_trained)
         there = [i for i, gradient in enumerate(gradients) if gradient is not None]
         kept = replace(result, gradients=[result.gradients[i] for i in there])
@@ -191,20 +188,20 @@ class Run:
 
     def evaluate(self, epoch: int) -> float:
         """Validation perplexity of the model as it is now; the controller hears of it."""
-        with self._wall("evaluate"):
+        with self.journal.wall("evaluate"):
             self.perplexity = self.evaluation.perplexity()
-        self._row("evaluation", epoch=epoch, perplexity=self.perplexity, loss=self.loss)
+        self.journal.row("evaluation", epoch=epoch, perplexity=self.perplexity, loss=self.loss)
         self._controlled(self.control.evaluated(self.perplexity), epoch)
         return self.perplexity
 
     def finish(self, channel: Channel) -> dict[str, Any]:
         """Export the adapter, generate for BLEU, write the outputs; the server's summary."""
-        trained = time.perf_counter() - self._training_began - self.seconds["evaluate"]
+        trained = time.perf_counter() - self._training_began - self.journal.seconds["evaluate"]
         adapter = self.export(self.directory / "adapter")
         self.control.save(self.directory)
         score, outputs = self.evaluation.bleu()
         (self.directory / "outputs.json").write_text(json.dumps(outputs, indent=1, ensure_ascii=False) + "\n")
-        self._row("final", perplexity=self.perplexity, bleu=score)
+        self.journal.row("final", perplexity=self.perplexity, bleu=score)
         return {
             "perplexity_before": self.perplexity_before,
             "perplexity": self.perplexity,
@@ -212,7 +209,7 @@ class Run:
             "steps": self.steps,
             "train_s": round(trained, 3),
             "steps_per_s": round(self.steps / trained, 4) if trained > 0 else 0.0,
-            "seconds": {name: round(value, 3) for name, value in sorted(self.seconds.items())},
+            "seconds": {name: round(value, 3) for name, value in sorted(self.journal.seconds.items())},
             "adapter": str(adapter),
             **self.records(channel),
         }
@@ -246,7 +243,7 @@ class Run:
     def close(self) -> None:
         """Close the run directory's files; harmless when called again."""
         self.ledger.close()
-        self._metrics.close()
+        self.journal.close()
 
     @property
     def _head_trained(self) -> bool:
@@ -258,7 +255,7 @@ class Run:
         New thresholds go ahead of a member's gradient, so that they hold from its next step on.
         """
         self.loss, self.epoch = result.loss, members[0][1].epoch
-        self._row(
+        self.journal.row(
             "step",
             epoch=self.epoch,
             step=self.steps,
@@ -270,7 +267,7 @@ class Run:
         )
         self.steps += 1
         replies: list[tuple[Session, GradientDown]] = []
-        with self._cpu("encode"):
+        with self.journal.cpu("encode"):
             for (session, pending), gradients in zip(members, result.gradients, strict=True):
                 session.accept(pending)
                 reply, stats = session.reply(pending, gradients, result.loss)
@@ -285,21 +282,4 @@ class Run:
 
     def _controlled(self, row: dict[str, Any], epoch: int) -> None:
         if row:
-            self._row("control", epoch=epoch, step=self.steps, **row)
-
-    @contextmanager
-    def _wall(self, name: str) -> Iterator[None]:
-        clock = time.perf_counter()
-        yield
-        self.seconds[name] += time.perf_counter() - clock
-
-    @contextmanager
-    def _cpu(self, name: str) -> Iterator[None]:
-        """CPU seconds of the computing thread, so that neighbours on the machine do not count."""
-        clock = time.thread_time()
-        yield
-        self.seconds[name] += time.thread_time() - clock
-
-    def _row(self, row: str, **values: Any) -> None:
-        elapsed = round(time.perf_counter() - self._started, 4)
-        self._metrics.write(json.dumps({"row": row, "t_s": elapsed, **values}) + "\n")
+            self.journal.row("control", epoch=epoch, step=self.steps, **row)
