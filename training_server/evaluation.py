@@ -10,7 +10,6 @@ import torch
 from splitcom.config import EvaluationConfig
 from splitcom.data.batches import collate
 from splitcom.data.sample import SEPARATOR, Example, Sample
-from splitcom.errors import ConfigError
 from splitcom.evaluate import SplitModel
 from splitcom.metrics import bleu, perplexity
 
@@ -33,11 +32,6 @@ class Evaluation:
         # Batches of like lengths waste the least padding; the order does not change a sum of losses.
         self.validation = sorted(validation, key=lambda example: (len(example.tokens), example.id))
         self.test = _distinct(test, tokenizer, config.bleu, max_tokens - config.max_new_tokens)
-        if config.bleu and test and not self.test:
-            raise ConfigError(
-                f"evaluation.max_new_tokens: {config.max_new_tokens} leaves no room for an input in {max_tokens} "
-                f"positions; valid: at most {max_tokens} less the tokens of an input"
-            )
         self.device = next(model.head.parameters()).device
 
     def perplexity(self) -> float:

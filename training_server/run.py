@@ -23,6 +23,7 @@ from broker.messages import (
 from splitcom.adapters import AdapterState, add_adapter, block_of, export, fedavg, first_adapter
 from splitcom.data.corpus import load
 from splitcom.data.sample import tokenize
+from splitcom.errors import ConfigError
 from splitcom.evaluate import SplitModel
 from splitcom.ledger import Ledger
 from splitcom.partition import boundaries, load_body, load_head, load_tail
@@ -76,6 +77,11 @@ class Run:
         corpus = load(config.data, "evaluation")
         validation, _ = tokenize(corpus.validation, tokenizer, positions)
         self.evaluation = Evaluation(self.model, tokenizer, validation, corpus.test, config.evaluation, positions)
+        if config.evaluation.bleu and corpus.test and not self.evaluation.test:
+            raise ConfigError(
+                f"evaluation.max_new_tokens: {config.evaluation.max_new_tokens} leaves no room for an input in "
+                f"{positions} positions; valid: at most {positions} less the tokens of an input"
+            )
         directory.mkdir(parents=True, exist_ok=True)
         self.ledger = Ledger("server", directory / "ledger-server.jsonl")
         self.journal = Journal(directory / "metrics.jsonl")

@@ -106,6 +106,12 @@ def test_what_only_the_model_and_the_texts_can_tell_leaves_no_directory(
     assert sorted(here.rglob("*")) == before
 
 
+def test_outputs_that_leave_no_room_for_an_input_are_refused(here: Path, tiny_base: Path, broker: str) -> None:
+    sizes = ("--set", "evaluation.max_new_tokens=256", "--set", "data.test=4", "--set", "data.validation=4")
+    result = server("--model", str(tiny_base), "--broker", broker, "--out", "run", *sizes)
+    check_refused(result, "evaluation.max_new_tokens: 256 leaves no room for an input in 256 positions; valid: at most")
+
+
 def test_a_broker_that_cannot_be_reached_is_named_and_no_directory_is_left(here: Path, tiny_base: Path) -> None:
     before = sorted(here.rglob("*"))
     with socket.socket() as silent:
