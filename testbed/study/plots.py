@@ -15,7 +15,7 @@ from testbed.study.report import Group, split
 from testbed.study.results import Line
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 # Okabe and Ito's colours, which readers with any colour vision can tell apart, and shapes for print without colour.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
@@ -84,7 +84,7 @@ def _bytes_against_perplexity(methods: Mapping[str, Mapping[str, Line]], path: P
         axes.plot([mean(xs)], [mean(ys)], marker, color=colour, markersize=7, linestyle="none", label=method)
     if totals and max(totals) > 8 * min(totals):
         axes.set_xscale("log")
-        plain_ticks(axes)
+        plain_ticks(axes.xaxis)
     axes.set(xlabel="total bytes, MB", ylabel="validation perplexity", title=title)
     figure.legend(loc="outside right upper")
     return _save(figure, path)
@@ -95,13 +95,13 @@ def look(number: int) -> tuple[str, str]:
     return COLOURS[number % len(COLOURS)], MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
 
 
-def plain_ticks(axes: Axes) -> None:
+def plain_ticks(axis: Axis) -> None:
     """Write the numbers of a logarithmic axis out: 1, 2, 5, 10, 20, ..."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _over_epochs(
@@ -125,6 +125,8 @@ def _over_epochs(
                 epochs, heights = zip(*known, strict=True)
                 axes.plot(epochs, heights, color=colour, marker=marker, markersize=3.5, linewidth=1.3, label=method)
         axes.set_ylabel(label)
+    panels[-1].set_yscale("log")  # the first epochs would leave the later ones no room
+    plain_ticks(panels[-1].yaxis)
     panels[0].set_title(title)
     panels[-1].set_xlabel("epoch")
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
