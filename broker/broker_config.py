@@ -25,7 +25,8 @@ class BrokerConfig:
     `port` 0 takes a free one. `queue_bytes` caps what waits for one subscriber, sent but unacknowledged messages
     among it; `retained_bytes` caps all retained messages together. `max_keepalive_s` 0 leaves the keepalive to the
     client, otherwise MQTT 5 clients are told a shorter one. `receive_maximum` and `topic_alias_maximum` are what MQTT 5
-    clients are offered; a client's own receive maximum is honoured.
+    clients are offered; a client's own receive maximum is honoured. `congestion` is the TCP congestion control of its
+    connections, empty the system's own.
     """
 
     host: str = "127.0.0.1"
@@ -42,6 +43,7 @@ class BrokerConfig:
     max_connections: int = 10_000
     max_sessions: int = 10_000
     max_subscriptions: int = 1_000
+    congestion: str = ""
 
     def __post_init__(self) -> None:
         _check("port", self.port, 0, _U16)

@@ -41,6 +41,7 @@ class ChannelConfig:
     timeout_s: float = 60.0  # longest time without progress
     max_message_bytes: int = 256 * 2**20  # longest body, sent or received; also at most 65535 chunks
     protocol: Literal["auto", "5", "3.1.1"] = "auto"  # MQTT version; auto: 5, else 3.1.1
+    congestion: str = ""  # TCP congestion control of this end; empty: the system's own
 
     def __post_init__(self) -> None:
         for key, low, high in (

@@ -44,7 +44,10 @@ class MqttChannel(Endpoint):
     ) -> None:
         super().__init__(run, name, config or ChannelConfig())
         limit = min(CONNECT_S, self.config.timeout_s)
-        self._login = Login(host, port, f"sc-{run}-{name}", self.config.keepalive_s, limit, username, password)
+        congestion = self.config.congestion
+        self._login = Login(
+            host, port, f"sc-{run}-{name}", self.config.keepalive_s, limit, username, password, congestion
+        )
         # The versions still worth a try; the one that worked stays.
         self._protocols = ["5", "3.1.1"] if self.config.protocol == "auto" else [self.config.protocol]
         self._connection: MqttConnection | None = None

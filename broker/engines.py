@@ -15,6 +15,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -30,6 +31,7 @@ QUEUE_BYTES = 64 << 20
 _POLL_S = 0.02
 _PORT_ATTEMPTS = 5
 _EVENT_BYTES = 64 << 20
+_RUNNING = " running"  # how mosquitto ends the line that says it listens
 
 
 class Address(NamedTuple):
@@ -39,7 +41,22 @@ class Address(NamedTuple):
     port: int
 
 
-def engine(spec: str, directory: Path) -> AbstractAsyncContextManager[Address]:
+@dataclass(frozen=True)
+class Place:
+    """Where a broker is started: the address it listens on, and what stands before a command to run it there.
+
+    `congestion` is the congestion control of its connections; empty leaves the system's own.
+    """
+
+    host: str = "127.0.0.1"
+    prefix: tuple[str, ...] = ()
+    congestion: str = ""
+
+
+HERE = Place()
+
+
+def engine(spec: str, directory: Path, place: Place = HERE) -> AbstractAsyncContextManager[Address]:
     """The engine that `spec` names: `embedded`, `mosquitto` or `mqtt://host:port`.
 
     Its log, its configuration and, for `embedded`, its last counters (`broker.json`) are written to `directory`.
@@ -50,7 +67,7 @@ def engine(spec: str, directory: Path) -> AbstractAsyncContextManager[Address]:
         raise SettingsError(f"broker: {spec!r} is unknown; valid: embedded, mosquitto, mqtt://host:port")
     if name == "external":
         parse_url(spec)
-    return ENGINES[name](spec, directory)
+    return ENGINES[name](spec, directory, place)
 
 
 def parse_url(url: str) -> Address:
@@ -67,17 +84,19 @@ def parse_url(url: str) -> Address:
 
 
 @asynccontextmanager
-async def external(spec: str, directory: Path) -> AsyncIterator[Address]:
-    """A broker that somebody else runs; it only has to accept a TCP connection."""
+async def external(spec: str, directory: Path, place: Place) -> AsyncIterator[Address]:
+    """A broker that somebody else runs, wherever that is; it only has to accept a TCP connection."""
     address = parse_url(spec)
     await _probe(address, CONNECT_S)
     yield address
 
 
 @asynccontextmanager
-async def embedded(spec: str, directory: Path) -> AsyncIterator[Address]:
-    """Our own broker in a process of its own, on a free loopback port."""
-    command = [sys.executable, "-m", "broker", "--events", "--attached", "--host", "127.0.0.1", "--port", "0"]
+async def embedded(spec: str, directory: Path, place: Place) -> AsyncIterator[Address]:
+    """Our own broker in a process of its own, on a free port."""
+    # A place that is not of this machine's own network can be reached by nobody but the run.
+    flags = ["--events", "--attached", "--host", place.host, "--port", "0"] + ["--insecure"] * bool(place.prefix)
+    command = [*place.prefix, sys.executable, "-m", "broker", *flags, "--set", f"congestion={place.congestion}"]
     async with _process(command, directory / "broker.log", _embedded_environment()) as process:
         assert process.stdout is not None
         ready = await _event(process, directory / "broker.log")
@@ -92,19 +111,21 @@ async def embedded(spec: str, directory: Path) -> AsyncIterator[Address]:
 
 
 @asynccontextmanager
-async def mosquitto(spec: str, directory: Path) -> AsyncIterator[Address]:
-    """Mosquitto from the system, on a free loopback port, from a configuration written to the directory."""
+async def mosquitto(spec: str, directory: Path, place: Place) -> AsyncIterator[Address]:
+    """Mosquitto from the system, on a free port, from a configuration written to the directory."""
     binary = find_mosquitto()
     if binary is None:
         raise SettingsError("broker: no program mosquitto on PATH or in /usr/sbin; valid: embedded, mqtt://host:port")
     log = directory / "mosquitto.log"
     for attempt in range(_PORT_ATTEMPTS):
-        address = Address("127.0.0.1", _free_port())
+        address = Address(place.host, _free_port())
         configuration = directory / "mosquitto.conf"
         configuration.write_text(mosquitto_configuration(address), encoding="utf-8")
-        async with _process([binary, "-c", str(configuration)], log, dict(os.environ)) as process:
+        command = [*place.prefix, binary, "-c", str(configuration)]
+        before = _times_running(log)
+        async with _process(command, log, dict(os.environ)) as process:
             try:
-                await _listening(process, address, log)
+                await _listening(process, log, before)
             except ConnectError:
                 # Somebody else may have taken the free port before mosquitto did.
                 if attempt + 1 < _PORT_ATTEMPTS and "in use" in _tail(log):
@@ -114,7 +135,7 @@ async def mosquitto(spec: str, directory: Path) -> AsyncIterator[Address]:
             return
 
 
-ENGINES: dict[str, Callable[[str, Path], AbstractAsyncContextManager[Address]]] = {
+ENGINES: dict[str, Callable[[str, Path, Place], AbstractAsyncContextManager[Address]]] = {
     "embedded": embedded,
     "mosquitto": mosquitto,
     "external": external,
@@ -137,10 +158,11 @@ def mosquitto_configuration(address: Address) -> str:
             f"max_queued_bytes {QUEUE_BYTES}",
             "max_queued_messages 0",
             f"max_inflight_bytes {QUEUE_BYTES}",
-            "log_dest stdout",
+            "log_dest stderr",  # what goes to standard output stays in a buffer
             "log_type error",
             "log_type warning",
             "log_type notice",
+            "log_type information",
             "",
         )
     )
@@ -198,20 +220,23 @@ async def _event(process: asyncio.subprocess.Process, log: Path) -> dict[str, An
     return event
 
 
-async def _listening(process: asyncio.subprocess.Process, address: Address, log: Path) -> None:
-    """Wait until the process accepts connections; ConnectError where it ends first or takes longer than READY_S."""
+async def _listening(process: asyncio.subprocess.Process, log: Path, before: int) -> None:
+    """Wait until mosquitto says once more that it runs; ConnectError where it ends first or takes longer than READY_S.
+
+    Its log is asked and not its port, which may be in a network that this process is not in.
+    """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + READY_S
-    while True:
-        try:
-            await _probe(address, deadline - loop.time())
-            return
-        except ConnectError:
-            if process.returncode is not None:
-                raise ConnectError(f"mosquitto did not start: {_tail(log) or 'it said nothing'}") from None
-            if loop.time() > deadline:
-                raise ConnectError(f"mosquitto was not ready within {READY_S:g} s; its log is {log}") from None
+    while _times_running(log) == before:
+        if process.returncode is not None:
+            raise ConnectError(f"mosquitto did not start: {_tail(log) or 'it said nothing'}")
+        if loop.time() > deadline:
+            raise ConnectError(f"mosquitto was not ready within {READY_S:g} s; its log is {log}")
         await asyncio.sleep(_POLL_S)
+
+
+def _times_running(log: Path) -> int:
+    return log.read_text(encoding="utf-8", errors="replace").count(_RUNNING) if log.exists() else 0
 
 
 async def _probe(address: Address, timeout_s: float) -> None:

@@ -25,6 +25,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from broker import tcpinfo
+from broker.congestion import set_congestion
 from broker.errors import BrokerError, ConnectError
 
 PROTOCOLS = {"5": MQTTProtocolVersion.MQTTv5, "3.1.1": MQTTProtocolVersion.MQTTv311}
@@ -49,6 +50,7 @@ class Login:
     timeout_s: float
     username: str | None
     password: str | None
+    congestion: str = ""
 
 
 class RefusedError(ConnectError):
@@ -125,7 +127,7 @@ class MqttConnection:
     async def open(self) -> None:
         """Connect; OSError where there is no listener, RefusedError where there is no MQTT for us, TimeoutError."""
         async with asyncio.timeout(self._login.timeout_s):
-            self._client.given = await dial(self._login.host, self._login.port)
+            self._client.given = await dial(self._login.host, self._login.port, self._login.congestion)
             options: dict[str, Any] = {}
             if self._version == MQTTProtocolVersion.MQTTv5:
                 properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
@@ -297,8 +299,11 @@ class MqttConnection:
             self._timer.cancel()
 
 
-async def dial(host: str, port: int) -> socket.socket:
-    """A connected non-blocking TCP socket without Nagle's delay; OSError of the last address that was tried."""
+async def dial(host: str, port: int, congestion: str = "") -> socket.socket:
+    """A connected non-blocking TCP socket without Nagle's delay; OSError of the last address that was tried.
+
+    Raises SettingsError for a congestion control that cannot be had.
+    """
     loop = asyncio.get_running_loop()
     failure = OSError("no address")
     for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
@@ -306,6 +311,7 @@ async def dial(host: str, port: int) -> socket.socket:
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            set_congestion(sock, congestion)
             await loop.sock_connect(sock, address)
             return sock
         except OSError as error:

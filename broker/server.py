@@ -10,9 +10,10 @@ from types import TracebackType
 from typing import Any
 
 from broker.broker_config import BrokerConfig
+from broker.congestion import set_congestion
 from broker.connection import Connection
 from broker.counters import ConnectionCount
-from broker.errors import ConnectError
+from broker.errors import ConnectError, SettingsError
 from broker.framer import SCRATCH_BYTES
 from broker.reasons import Reason
 from broker.registry import Registry
@@ -50,6 +51,12 @@ class Broker:
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
             raise ConnectError(f"cannot listen on {host}:{port}: {reason}") from None
+        try:
+            for sock in self._server.sockets:
+                set_congestion(sock, self.config.congestion)
+        except SettingsError:
+            self._server.close()
+            raise
         return self
 
     async def __aexit__(
