@@ -21,6 +21,7 @@ SUBCOMMANDS = {
     "generate": ("testbed.commands.generate", "Write texts with the model of a finished run."),
     "export": ("testbed.commands.export", "Copy a run's adapter, or merge it into its base."),
     "study": ("testbed.commands.study", "Carry out the runs of a plan and compare their results."),
+    "link": ("testbed.commands.link", "Emulate links: measure, show and change them."),
     "policy": ("testbed.commands.policy", "Train a policy for threshold control, or show one."),
 }
 

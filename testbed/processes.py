@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,18 @@ def _ignore(name: str, event: dict[str, Any]) -> None:
 
 
 class Child:
-    """One program started with `--events --attached`: it ends with us, however we end."""
+    """One program started with `--events --attached`: it ends with us, however we end.
 
-    def __init__(self, name: str, module: str, config: Path, log: Path, on_event: OnEvent) -> None:
+    `prefix` stands before its command: what takes it into another network.
+    """
+
+    def __init__(
+        self, name: str, module: str, config: Path, log: Path, on_event: OnEvent, prefix: Sequence[str] = ()
+    ) -> None:
         self.name, self.log = name, log
         self.last: dict[str, dict[str, Any]] = {}
         self._module, self._config, self._on_event = module, config, on_event
+        self._prefix = tuple(prefix)
 
     async def start(self) -> None:
         """Start the process in a session of its own, so that a terminal's Ctrl-C reaches only its parent."""
@@ -43,6 +49,7 @@ class Child:
         # Idle threads that spin take the processor from the other programs of the run, which share this machine.
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         command = [
+            *self._prefix,
             sys.executable,
             "-m",
             self._module,

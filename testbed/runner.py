@@ -15,7 +15,7 @@ from typing import Any
 
 import tomli_w
 
-from broker.engines import engine
+from broker.engines import Address, engine
 from broker.errors import BrokerError, SettingsError
 from broker.settings import as_table
 from splitcom.base import check_base
@@ -23,9 +23,10 @@ from splitcom.control import check_control
 from splitcom.data.corpus import load
 from splitcom.data.shards import shard
 from testbed import micro
-from testbed.processes import Child, ProcessError
+from testbed.links.lab import Lab
+from testbed.processes import Child, OnEvent, ProcessError
 from testbed.progress import Progress
-from testbed.scenario import Scenario, agent_name
+from testbed.scenario import Scenario
 from testbed.summary import summarize
 from testbed.versions import versions
 from training_server.__main__ import check_scorer
@@ -78,7 +79,7 @@ def check_directory(directory: Path) -> None:
 
 def check_cuts(scenario: Scenario) -> None:
     """Raise SettingsError for a cut of an agent that the run will not have."""
-    names = [agent_name(number, scenario.clients) for number in range(scenario.clients)]
+    names = scenario.agents()
     for name in scenario.model.unequal():
         if name not in names:
             raise SettingsError(f"model.cuts: {name!r} is no agent of the run; valid: {names[0]} to {names[-1]}")
@@ -116,25 +117,27 @@ async def run_processes(scenario: Scenario, directory: Path, progress: Progress)
     """
     began = time.monotonic()
     children: list[Child] = []
+    links: dict[str, Any] = {}
     failure: BaseException | None = None
     try:
-        async with engine(scenario.broker, directory) as address, _stopped(children):
+        async with (
+            Lab(scenario.name, scenario.links, scenario.agents(), directory) as lab,
+            engine(scenario.broker, directory, lab.server) as address,
+            _stopped(children),
+        ):
+            await _measured(lab, progress)
             progress.say(f"starting a server and {scenario.clients} agents, broker: {scenario.broker}")
-            url = f"mqtt://{address.host}:{address.port}"
-            configs = {"server": as_table(scenario.server(url, directory))}
-            for number in range(scenario.clients):
-                agent = scenario.agent(number, url, directory)
-                configs[agent.name] = as_table(agent)
-            for name, config in configs.items():
-                path = directory / f"{name}.toml"
-                path.write_text(tomli_w.dumps(config))
-                module = "training_server" if name == "server" else "edge_agent"
-                child = Child(name, module, path, directory / f"{name}.log", progress)
-                await child.start()
-                children.append(child)
             async with asyncio.TaskGroup() as group:
+
+                def on_event(name: str, event: dict[str, Any]) -> None:
+                    if name == "server" and event["event"] == "begin":
+                        group.create_task(lab.begin(), name="links begin")
+                    progress(name, event)
+
+                await _start(scenario, directory, lab, address, on_event, children)
                 for child in children:
                     group.create_task(child.watch(), name=child.name)
+            links = await lab.records()
     except* ProcessError as group_error:
         failure = group_error.exceptions[0]
     except* asyncio.CancelledError as group_error:
@@ -147,12 +150,53 @@ async def run_processes(scenario: Scenario, directory: Path, progress: Progress)
         if failure.status == 2:
             shutil.rmtree(directory)
             raise failure
-    summary = _finish(scenario, directory, children, time.monotonic() - began, failure)
+    summary = _finish(scenario, directory, children, time.monotonic() - began, links, failure)
     if failure is not None:
         how = "ended early" if isinstance(failure, ProcessError) else "interrupted"
         progress("runner", {"event": "ended", "text": f"{how}; run directory: {directory}"})
         raise failure
     return summary
+
+
+async def _measured(lab: Lab, progress: Progress) -> None:
+    """Say what the links are, and measure them."""
+    if lab.backend.name == "none":
+        return
+    progress.say(f"links: {lab.backend.name}, {lab.why}")
+    checks = await lab.calibrate()
+    if checks:
+        worst = max(checks, key=lambda check: abs(check.error_percent) / check.allowed_percent)
+        progress.say(
+            f"links: {len(checks)} figures measured, the worst is {worst.what} of {worst.client} {worst.direction}, "
+            f"{worst.error_percent:+.1f} %"
+        )
+
+
+async def _start(
+    scenario: Scenario,
+    directory: Path,
+    lab: Lab,
+    broker: Address,
+    on_event: OnEvent,
+    children: list[Child],
+) -> None:
+    """Start server and agents where the links want them, each with its configuration as a file."""
+    configs = {"server": (lab.server.prefix, as_table(scenario.server(url(broker), directory)))}
+    for number, name in enumerate(scenario.agents()):
+        address = await lab.address(name, broker)
+        configs[name] = (lab.client(name), as_table(scenario.agent(number, url(address), directory)))
+    for name, (prefix, config) in configs.items():
+        path = directory / f"{name}.toml"
+        path.write_text(tomli_w.dumps(config))
+        module = "training_server" if name == "server" else "edge_agent"
+        child = Child(name, module, path, directory / f"{name}.log", on_event, prefix)
+        await child.start()
+        children.append(child)
+
+
+def url(address: Address) -> str:
+    """A broker's address as the programs are told it."""
+    return f"mqtt://{address.host}:{address.port}"
 
 
 @contextlib.asynccontextmanager
@@ -165,7 +209,12 @@ async def _stopped(children: list[Child]) -> AsyncIterator[None]:
 
 
 def _finish(
-    scenario: Scenario, directory: Path, children: list[Child], wall_s: float, failure: BaseException | None
+    scenario: Scenario,
+    directory: Path,
+    children: list[Child],
+    wall_s: float,
+    links: dict[str, Any],
+    failure: BaseException | None,
 ) -> dict[str, Any]:
     """Write the summary: all counts, or only how the run ended where a process could not give its own."""
     top = head(scenario, "finished" if failure is None else str(failure) or "interrupted")
@@ -173,7 +222,8 @@ def _finish(
     if not records or not all(records.values()):
         return write_summary(directory, top | {"wall_s": round(wall_s, 2)})
     server = records.pop("server")
-    return write_summary(directory, top | summarize(server, records, wall_s, broker_counts(scenario.name, directory)))
+    counts = summarize(server, records, wall_s, broker_counts(scenario.name, directory), links)
+    return write_summary(directory, top | counts)
 
 
 def head(scenario: Scenario, end: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from splitcom.config import (
     TrainingConfig,
     check,
 )
+from testbed.links.links_config import LinksConfig
 from training_server.config import ServerConfig
 
 
@@ -48,6 +49,7 @@ class Scenario:
     data: DataConfig = field(default_factory=DataConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     channel: ChannelConfig = field(default_factory=ChannelConfig)
+    links: LinksConfig = field(default_factory=LinksConfig)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", self.name):
@@ -58,7 +60,24 @@ class Scenario:
         engine(self.broker, Path())  # names what is wrong with it; nothing is started
         if self.transport == "memory" and self.broker != "embedded":
             raise ValueError(f"broker: {self.broker!r} is of no use without a socket; valid with memory: embedded")
+        self._check_links()
         self.server("", Path())  # for what it checks of the whole
+
+    def _check_links(self) -> None:
+        """Raise ValueError for links that cannot lie between the agents and the broker."""
+        self.links.profiles(self.agents())
+        if not self.links.any:
+            return
+        if self.transport == "memory":
+            raise ValueError("links.profile: there is no link in one process; valid with memory: none")
+        if "://" in self.broker and self.links.backend not in ("proxy", "none"):
+            raise ValueError(
+                f"links.backend: {self.links.backend} starts the broker itself; valid with {self.broker}: proxy, none"
+            )
+
+    def agents(self) -> list[str]:
+        """The names of all agents, in order."""
+        return [agent_name(number, self.clients) for number in range(self.clients)]
 
     def server(self, broker: str, out: Path) -> ServerConfig:
         """The training server's share, with its run directory."""
@@ -76,7 +95,7 @@ class Scenario:
             training=self.training,
             data=self.data,
             evaluation=self.evaluation,
-            transport=self.channel,
+            transport=self._channel(),
         )
 
     def agent(self, number: int, broker: str, out: Path) -> AgentConfig:
@@ -92,8 +111,13 @@ class Scenario:
             shards=self.clients,
             model=BaseConfig(model.base, model.attention, model.device, model.dtype),
             data=self.data,
-            transport=self.channel,
+            transport=self._channel(),
         )
+
+    def _channel(self) -> ChannelConfig:
+        """The channel of server and agents, with the congestion control of the links where they name one."""
+        congestion = self.links.congestion or self.channel.congestion
+        return replace(self.channel, congestion=congestion)
 
     def with_base(self, base: str) -> Scenario:
         """The same scenario on another base."""

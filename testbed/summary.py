@@ -8,15 +8,21 @@ from typing import Any
 
 from splitcom.config import STREAMS
 from splitcom.ledger import CUT_LAYER_KINDS, KINDS
+from testbed.links.rates import L2_HEADER_BYTES
 
 Records = Mapping[str, Any]
+IP_TCP_HEADER_BYTES = 52  # IPv4, and TCP with timestamps
 OWN = ("State", "Credit")  # messages that a channel sends on its own
 
 
 def summarize(
-    server: Records, agents: Mapping[str, Records], wall_s: float, broker: Records | None = None
+    server: Records,
+    agents: Mapping[str, Records],
+    wall_s: float,
+    broker: Records | None = None,
+    links: Records | None = None,
 ) -> dict[str, Any]:
-    """What `summary.json` holds, from the records of the server, of every agent, and of the embedded broker.
+    """What `summary.json` holds, from the records of the server, every agent, the embedded broker, and the links.
 
     `uplink_bytes` and `downlink_bytes` are everything that the programs handed to the message plane: bodies of all
     kinds and envelopes. `saved_percent` compares their sum with the same tensors in fp16 both ways, without framing,
@@ -45,8 +51,9 @@ def summarize(
         "skip_ratios": ratios,
         "cut_layer_bytes": cut_layer(up) + cut_layer(down),
         "adapter_bytes": up["kinds"]["adapter"] + down["kinds"]["adapter"],
-        "up": up | levels(agents, "sent", broker, "bytes_in"),
-        "down": down | levels(agents, "received", broker, "bytes_out"),
+        "up": up | levels(agents, "sent", broker, "bytes_in") | interface(agents, links, "up", "sent"),
+        "down": down | levels(agents, "received", broker, "bytes_out") | interface(agents, links, "down", "received"),
+        "links": links or {},
         "stages": dict(sorted(stages.items())),
         "events": dict(_sum([*(a["ledger"]["events"] for a in agents.values()), server["ledger"]["events"]])),
         "agent_seconds": {name: agent.get("seconds", {}) for name, agent in agents.items()},
@@ -118,6 +125,28 @@ def levels(agents: Mapping[str, Records], way: str, broker: Records | None, coun
         "tcp_bytes": _total(own),
         "tcp_bytes_at_broker": _total(peer),
         "broker_bytes": _total(counted),
+    }
+
+
+def interface(agents: Mapping[str, Records], links: Records | None, way: str, counter: str) -> dict[str, Any]:
+    """One direction as the emulated links counted it; nothing where they have no packets.
+
+    `ip_bytes` in `ip_packets`, of which `ip_header_bytes` are headers (IPv4 20, TCP with timestamps 32 bytes a packet,
+    acknowledgements of the other direction among them) and `ip_rest_bytes` what neither the applications' bytes nor
+    headers explain: retransmissions, and what is not TCP.
+    """
+    counted = [ways[way] for ways in (links or {}).get("counters", {}).values() if "l2_bytes" in ways[way]]
+    if not counted:
+        return {}
+    packets = sum(count["packets"] for count in counted)
+    size = sum(count["l2_bytes"] for count in counted) - L2_HEADER_BYTES * packets
+    application = _total([agent.get("tcp", {}).get(f"{counter}_bytes") for agent in agents.values()])
+    headers = IP_TCP_HEADER_BYTES * packets
+    return {
+        "ip_packets": packets,
+        "ip_bytes": size,
+        "ip_header_bytes": headers,
+        "ip_rest_bytes": None if application is None else size - headers - application,
     }
 
 

@@ -87,3 +87,28 @@ def size(shapes: str, samples: int, as_json: bool) -> None:
 
         rows = bench_size({name: SIZES[name] for name in names}, samples, lambda text: click.echo(text, err=True))
     click.echo(json.dumps(rows, indent=1) if as_json else render(rows))
+
+
+@main.command()
+@click.option("--backends", default="netns,tun,proxy", show_default=True, metavar="LIST", help="Back-ends to measure.")
+@click.option("--congestion", default="cubic", show_default=True, metavar="LIST", help="TCP's congestion controls.")
+@click.option("--repeats", default=3, show_default=True, metavar="N", type=click.IntRange(1), help="Of each figure.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def links(backends: str, congestion: str, repeats: int, as_json: bool) -> None:
+    """How exact emulated links are: completion times, delays, loss and traces, by back-end.
+
+    Takes about ten minutes a back-end and congestion control, and is worth something only on a quiet machine.
+    """
+    from broker.errors import SettingsError
+    from broker.program import one_line_errors
+    from testbed.bench.links import bench_links, render
+    from testbed.links.backends import LINKS
+
+    names = [name.strip() for name in backends.split(",")]
+    with one_line_errors():
+        for name in names:
+            if name not in LINKS:
+                raise SettingsError(f"--backends: {name!r} is unknown; valid: {', '.join(LINKS)}")
+        controls = [name.strip() for name in congestion.split(",")]
+        result = bench_links(names, controls, repeats, lambda text: click.echo(text, err=True))
+    click.echo(json.dumps(result, indent=1) if as_json else render(result))

@@ -1,0 +1,156 @@
+"""The back-end `netns`: a network namespace per client, joined by a bridge, shaped by the kernel.
+
+    client: eth0 -- port of the bridge in `hub` -- eth0 of `server`, where broker and server run
+
+Downlinks are shaped where packets leave the hub for a client. Uplinks are shaped where they enter it, through an ifb:
+a shaper at the client's own end would push back on its TCP, where a modem's queue overflows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from broker.engines import Address, Place
+from testbed.links import namespaces
+from testbed.links import operations as op
+from testbed.links.backends import OnRate
+from testbed.links.base import Counts
+from testbed.links.errors import LinkError
+from testbed.links.kernel import Kernel
+from testbed.links.operations import Operation
+from testbed.links.playback import Playback
+from testbed.links.profile import LinkProfile
+from testbed.links.registry import PREFIX
+from testbed.links.shaper import Shaper
+
+SERVER_ADDRESS, LENGTH = "10.77.0.1", 16
+FIRST = 10  # the number of the first client's address
+CLIENTS_MAX = 1000  # a bridge has 1024 ports
+MINOR = 0x10
+BRIDGE, DEVICE = "br0", "eth0"
+
+
+def client_address(number: int) -> str:
+    """The IPv4 address of client `number`, counted from 0."""
+    high, low = divmod(number + FIRST, 256)
+    return f"10.77.{high}.{low}"
+
+
+class Netns:
+    """See `LinkBackend`."""
+
+    name = "netns"
+
+    def __init__(self, run: str, profiles: Mapping[str, LinkProfile], on_rate: OnRate, congestion: str = "") -> None:
+        if len(profiles) > CLIENTS_MAX:
+            raise LinkError(f"links.backend: netns has room for {CLIENTS_MAX} clients, not {len(profiles)}")
+        self._profiles = dict(profiles)
+        self._numbers = {name: number for number, name in enumerate(profiles)}
+        self._hub, self._server = f"{PREFIX}{run}-hub", f"{PREFIX}{run}-server"
+        self._clients = {name: f"{PREFIX}{run}-client-{name}" for name in profiles}
+        self.server = Place(SERVER_ADDRESS, namespaces.prefix(self._server), congestion)
+        self._kernel = Kernel()
+        names = {shaper: name for name in profiles for shaper in self.shapers(name)}
+        self._playback = Playback(self._kernel, lambda shaper, bps: on_rate(names[shaper], shaper.way, bps))
+
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        """All that it makes."""
+        return (self._hub, self._server, *self._clients.values())
+
+    def plan(self) -> list[Operation]:
+        """What makes it all, in order."""
+        made = [op.add_namespace(name) for name in self.namespaces]
+        made += [op.set_up(name, "lo") for name in self.namespaces]
+        made += [op.add_bridge(self._hub, BRIDGE), op.set_up(self._hub, BRIDGE)]
+        made += self._join("server", self._server, SERVER_ADDRESS)
+        for name, number in self._numbers.items():
+            made += self._join(f"c{number}", self._clients[name], client_address(number))
+            made += self._shape(name)
+        return made
+
+    def commands(self) -> list[str]:
+        """See `LinkBackend`."""
+        return [operation.text for operation in (*self.plan(), *map(op.delete_namespace, self.namespaces))]
+
+    def _join(self, port: str, namespace: str, address: str) -> list[Operation]:
+        return [
+            op.add_veth(self._hub, port, DEVICE, namespace),
+            op.enslave(self._hub, port, BRIDGE),
+            op.set_up(self._hub, port, gso_segments=1),
+            op.add_address(namespace, DEVICE, address, LENGTH),
+            op.set_up(namespace, DEVICE, gso_segments=1),
+        ]
+
+    def _shape(self, name: str) -> list[Operation]:
+        port, ifb = f"c{self._numbers[name]}", f"u{self._numbers[name]}"
+        made = [op.add_ifb(self._hub, ifb), op.set_up(self._hub, ifb)]
+        for shaper in self.shapers(name):
+            made += [op.add_htb(self._hub, shaper.device, MINOR), *shaper.build(self._profiles[name])]
+        return [*made, op.add_ingress(self._hub, port), op.redirect_ingress(self._hub, port, ifb)]
+
+    def shapers(self, name: str) -> list[Shaper]:
+        """Both ways of a client's link in the kernel."""
+        number = self._numbers[name]
+        return [Shaper(self._hub, f"u{number}", MINOR, "up"), Shaper(self._hub, f"c{number}", MINOR, "down")]
+
+    async def __aenter__(self) -> Netns:
+        try:
+            await self._kernel.run(self.plan())
+            for name, profile in self._profiles.items():
+                await self._follow(name, profile)
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            await self._playback.close()
+        finally:
+            await self._kernel.__aexit__()
+            there = set(namespaces.listed(PREFIX))
+            async with Kernel() as kernel:
+                await kernel.run(op.delete_namespace(name) for name in self.namespaces if name in there)
+
+    async def _follow(self, name: str, profile: LinkProfile) -> None:
+        for shaper in self.shapers(name):
+            await self._playback.follow(shaper, profile)
+
+    def client(self, name: str) -> tuple[str, ...]:
+        """See `LinkBackend`."""
+        return namespaces.prefix(self._clients[name])
+
+    async def address(self, name: str, broker: Address) -> Address:
+        """See `LinkBackend`."""
+        return broker
+
+    async def set(self, name: str, profile: LinkProfile) -> None:
+        """See `LinkBackend`."""
+        for shaper in self.shapers(name):
+            await self._kernel.run(shaper.change(self._profiles[name], profile))
+        self._profiles[name] = profile
+        await self._follow(name, profile)
+
+    async def counters(self) -> dict[str, dict[str, Counts]]:
+        """See `LinkBackend`; also `drops`, those of the queue, and `backlog_bytes`."""
+        counted: dict[str, dict[str, Counts]] = {}
+        for name, number in self._numbers.items():
+            traffic = await self._kernel.traffic(self._hub, f"c{number}")
+            counted[name] = {
+                "up": {"packets": traffic["rx_packets"], "l2_bytes": traffic["rx_bytes"]},
+                "down": {"packets": traffic["tx_packets"], "l2_bytes": traffic["tx_bytes"]},
+            }
+            for shaper in self.shapers(name):
+                async for _, stats in self._kernel.classes(shaper.namespace, shaper.device):
+                    counted[name][shaper.way] |= {"dropped": stats["drop"], "waiting_bytes": stats["backlog"]}
+        return counted
+
+    def facts(self) -> dict[str, Any]:
+        """See `LinkBackend`."""
+        shaped = {
+            name: {shaper.way: shaper.facts(self._profiles[name]) for shaper in self.shapers(name)}
+            for name in self._profiles
+        }
+        return {"offloads": "gso_max_segs 1", "kernel_links": shaped, "playback": self._playback.facts()}

@@ -1,0 +1,103 @@
+"""Rates from text: `5mbit`, steps such as `5mbit+1mbit@30s`, and trace files, `csv:FILE` and `mahimahi:FILE`."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from broker.errors import SettingsError
+from testbed.links import units
+from testbed.links.rates import Constant, Mahimahi, Rate, Steps
+
+UNLIMITED = "unlimited"
+Way = Literal["up", "down"]
+COLUMNS = ("t_s", "up_bps", "down_bps")
+
+
+def absolute(text: str, folder: Path) -> str:
+    """The same rate with the file of a trace, if it is one, by its full path."""
+    kind, separator, name = text.partition(":")
+    return f"{kind}:{(folder / name).absolute()}" if separator and kind in READERS else text
+
+
+def parse(key: str, text: str, way: Way) -> Rate:
+    """The rate that a text tells; SettingsError names the key, or the file and its line."""
+    kind, separator, name = text.partition(":")
+    if separator:
+        if kind not in READERS:
+            raise SettingsError(f"{key}: {text!r}; valid: csv:FILE or mahimahi:FILE for a trace")
+        return READERS[kind](Path(name), way)
+    if text == UNLIMITED:
+        return Constant(math.inf)
+    first, *later = text.split("+")
+    if not later:
+        return Constant(units.rate(key, first))
+    times, rates = [0.0], [_step_rate(key, first)]
+    for step in later:
+        value, separator, at = step.partition("@")
+        if not separator:
+            raise SettingsError(f"{key}: {step!r} has no time; valid: RATE@TIME, such as 1mbit@30s")
+        times.append(units.time(key, at))
+        rates.append(_step_rate(key, value))
+    try:
+        return Steps(times, rates)
+    except ValueError as error:
+        raise SettingsError(f"{key}: {text!r}: {error}") from None
+
+
+def _step_rate(key: str, text: str) -> float:
+    """The rate of a step, which unlike that of a link may be 0."""
+    return 0.0 if text.strip().lower() in ("0", "0bit", "0kbit", "0mbit") else units.rate(key, text)
+
+
+def read_csv(path: Path, way: Way) -> Steps:
+    """A table with the columns t_s, up_bps and down_bps (bit/s from that time on), of which one way is taken."""
+    lines = _lines(path)
+    if not lines or tuple(name.strip() for name in lines[0].split(",")) != COLUMNS:
+        raise SettingsError(f"{path}: line 1 is no head; valid: {','.join(COLUMNS)}")
+    times, rates = [], []
+    for number, row in enumerate(csv.reader(lines[1:]), start=2):
+        if not row:
+            continue
+        try:
+            values = [float(cell) for cell in row]
+        except ValueError:
+            values = []
+        if len(values) != len(COLUMNS) or not all(math.isfinite(value) for value in values):
+            raise SettingsError(f"{path}: line {number}: {','.join(row)!r}; valid: three numbers, {','.join(COLUMNS)}")
+        times.append(values[0])
+        rates.append(values[COLUMNS.index(f"{way}_bps")])
+    try:
+        return Steps(times, rates)
+    except ValueError as error:
+        raise SettingsError(f"{path}: {way}_bps: {error}") from None
+
+
+def read_mahimahi(path: Path, way: Way) -> Mahimahi:
+    """A Mahimahi trace: a time in whole milliseconds a line."""
+    times = []
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
+        if not line.strip().isdecimal():
+            raise SettingsError(f"{path}: line {number}: {line.strip()!r}; valid: a whole number of milliseconds")
+        times.append(int(line))
+    try:
+        return Mahimahi(times)
+    except ValueError as error:
+        raise SettingsError(f"{path}: {error}") from None
+
+
+READERS: dict[str, Callable[[Path, Way], Rate]] = {"csv": read_csv, "mahimahi": read_mahimahi}
+
+
+def _lines(path: Path) -> Sequence[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path}: no text; valid: a trace as text") from None

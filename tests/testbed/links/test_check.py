@@ -1,0 +1,71 @@
+"""What a measurement says about a link, from numbers alone."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from testbed.links import check
+from testbed.links.loss import GilbertElliott, independent
+from testbed.links.profile import parse
+from testbed.links.rates import WIRE_PER_PAYLOAD
+
+
+def transfer(size: int, seconds: float) -> dict[str, float]:
+    return {"bytes": size, "first_bytes": 0, "first": 100.0, "last": 100.0 + seconds}
+
+
+def test_a_rate_is_that_of_layer_2() -> None:
+    profile = parse("up=10mbit")
+    size = int(10e6 / 8 * 2 / WIRE_PER_PAYLOAD)
+    done = check.rate("a", "up", profile, transfer(size, 2.0), 100.0, 0.02)
+    assert done.error_percent == pytest.approx(0, abs=0.01)
+    assert done.ok
+
+
+@pytest.mark.parametrize(("seconds", "ok"), [(2.03, True), (1.97, True), (2.06, False), (1.94, False)])
+def test_a_rate_fails_beyond_its_bound(seconds: float, ok: bool) -> None:
+    size = int(10e6 / 8 * 2 / WIRE_PER_PAYLOAD)
+    assert check.rate("a", "up", parse("up=10mbit"), transfer(size, seconds), 100.0, 0.02).ok is ok
+
+
+def test_a_rate_that_varies_is_held_against_what_passed_meanwhile() -> None:
+    profile = parse("up=10mbit+2mbit@1s")
+    size = int((10e6 + 2e6) / 8 / WIRE_PER_PAYLOAD)
+    assert check.rate("a", "up", profile, transfer(size, 2.0), 100.0, 0.02).error_percent == pytest.approx(0, abs=0.1)
+
+
+def test_a_short_transfer_is_allowed_two_packets() -> None:
+    profile = parse("up=1mbit")
+    assert check.rate("a", "up", profile, transfer(14_480, 0.133), 100.0, 0.02).ok
+    assert not check.rate("a", "up", profile, transfer(14_480, 0.09), 100.0, 0.02).ok
+
+
+def test_a_delay_includes_sending_the_message() -> None:
+    done = check.delay("a", "down", parse("down=100kbit delay=20ms"), [0.02592] * 5)
+    assert done.configured == pytest.approx(25.92)
+    assert done.error_percent == pytest.approx(0, abs=0.01)
+
+
+@pytest.mark.parametrize(("measured_s", "ok"), [(0.1005, True), (0.104, True), (0.107, False), (0.09, False)])
+def test_a_delay_fails_beyond_5_percent(measured_s: float, ok: bool) -> None:
+    assert check.delay("a", "up", parse("delay=100ms"), [measured_s] * 9).ok is ok
+
+
+@pytest.mark.parametrize("losses", [independent(0.01), GilbertElliott(0.0025, 0.25)])
+def test_a_loss_as_configured_passes_and_three_times_as_much_fails(losses: GilbertElliott) -> None:
+    """Of 200 drawn links of 20,000 packets: one in a thousand may fail by chance, so two is the most to expect."""
+    failed, caught = 0, 0
+    for seed in range(200):
+        lost = losses.draws(random.Random(seed))
+        received = 20_000 - sum(lost() for _ in range(20_000))
+        failed += not check.loss("a", "up", losses, 20_000, received).ok
+        caught += not check.loss("a", "up", losses, 20_000, 3 * received - 40_000).ok
+    assert failed <= 2
+    assert caught >= 195
+
+
+def test_json_has_the_fields_that_it_promises() -> None:
+    table = check.delay("a", "up", parse("delay=100ms"), [0.1]).table()
+    assert set(table) >= {"client", "direction", "what", "configured", "measured", "error_percent"}

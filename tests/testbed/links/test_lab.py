@@ -1,0 +1,226 @@
+"""The links of a run: made, measured, changed from the timeline and from outside, recorded, and gone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.engines import engine
+from testbed.links import namespaces, registry
+from testbed.links.commands import ask
+from testbed.links.errors import LinkError
+from testbed.links.lab import RECORD, Lab
+from testbed.links.links_config import LinksConfig
+from testbed.links.profile import LinkProfile, parse
+from testbed.links.registry import Owner
+from testbed.links.reset import orphans, reset
+from tests.testbed.links.needs import needs
+
+pytestmark = needs("netns")
+
+
+@pytest.fixture
+def run() -> str:
+    return f"t{uuid.uuid4().hex[:8]}"
+
+
+def events(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / RECORD).read_text().splitlines()]
+
+
+def test_a_run_without_profiles_makes_nothing(run: str, tmp_path: Path) -> None:
+    async def go() -> tuple[Any, dict[str, Any]]:
+        async with Lab(run, LinksConfig(), ["agent0"], tmp_path) as lab:
+            await lab.calibrate()
+            return lab.server, await lab.records()
+
+    place, records = asyncio.run(go())
+    assert (place.host, place.prefix) == ("127.0.0.1", ())
+    assert records == {"backend": "none"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_links_are_measured_and_recorded(run: str, tmp_path: Path) -> None:
+    config = LinksConfig(profile="up=5mbit down=20mbit", congestion="cubic")
+
+    async def go() -> dict[str, Any]:
+        async with Lab(run, config, ["agent0", "agent1"], tmp_path) as lab:
+            await lab.calibrate()
+            return await lab.records()
+
+    records = asyncio.run(go())
+    assert records["backend"] == "netns"
+    assert [check["what"] for check in records["checks"]] == ["rate"] * 4
+    assert records["counters"]["agent0"]["up"]["l2_bytes"] < 10_000  # the measuring is not counted
+    made, measured, _ = events(tmp_path)
+    assert made["capabilities"]["kernel"] == os.uname().release
+    assert made["facts"]["kernel_links"]["agent0"]["up"]["rate_bps"] == 5_000_000
+    assert [check["ok"] for check in measured["checks"]] == [True] * 4
+    assert registry.find(run) is None
+
+
+def test_a_link_that_is_not_what_it_should_be_ends_the_run(
+    run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = LinksConfig(profile="up=5mbit down=5mbit", congestion="cubic")
+
+    async def go() -> None:
+        async with Lab(run, config, ["agent0"], tmp_path) as lab:
+            change = lab.backend.set
+
+            async def slower(name: str, profile: LinkProfile) -> None:
+                await change(name, parse("up=4mbit down=5mbit"))
+
+            monkeypatch.setattr(lab.backend, "set", slower)
+            await lab.calibrate()
+
+    with pytest.raises(LinkError, match=r"agent0 up: rate is -\d+\.\d % off"):
+        asyncio.run(go())
+    assert not [name for name in namespaces.listed("splitcom-") if run in name]
+
+
+def test_the_timeline_counts_from_the_beginning_of_training(
+    run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = LinksConfig(profile="up=5mbit", timeline=("0.2s agent0: up=1mbit", "0.1s all: up=2mbit"), calibrate_s=0)
+
+    async def go() -> dict[str, str]:
+        async with Lab(run, config, ["agent0", "agent1"], tmp_path) as lab:
+            done = asyncio.Event()
+            change = lab.set
+
+            async def told(name: str, profile: LinkProfile, by: str) -> None:
+                await change(name, profile, by)
+                if profile.up.rate == "1mbit":
+                    done.set()
+
+            monkeypatch.setattr(lab, "set", told)
+            await lab.begin()
+            async with asyncio.timeout(10):
+                await done.wait()
+            return {name: profile.text() for name, profile in lab.profiles.items()}
+
+    assert asyncio.run(go()) == {"agent0": "up=1mbit", "agent1": "up=2mbit"}
+    told = [(event["client"], event["profile"]) for event in events(tmp_path) if event["event"] == "set"]
+    assert told == [("agent0", "up=2mbit"), ("agent1", "up=2mbit"), ("agent0", "up=1mbit")]
+
+
+def test_a_command_from_outside_changes_a_link_and_is_recorded(run: str, tmp_path: Path) -> None:
+    config = LinksConfig(profile="up=5mbit", calibrate_s=0)
+    trace = tmp_path / "trace"
+    trace.write_text("1\n2\n")
+
+    async def go() -> dict[str, Any]:
+        async with Lab(run, config, ["agent0"], tmp_path):
+            owner = registry.find(run)
+            assert owner is not None
+            command = {"do": "set", "client": "agent0", "profile": parse("up=3mbit").table()}
+            await ask(owner.socket, command)
+            with pytest.raises(LinkError, match="'agent9' is no client"):
+                await ask(owner.socket, command | {"client": "agent9"})
+            exact = parse(f"up=mahimahi:{trace}").table()
+            with pytest.raises(LinkError, match="mahimahi"):
+                await ask(owner.socket, command | {"profile": exact})
+            return await ask(owner.socket, {"do": "show"})
+
+    shown = asyncio.run(go())
+    assert shown["links"] == {"agent0": "up=3mbit"}
+    assert events(tmp_path)[-1] | {"by": "command", "profile": "up=3mbit"} == events(tmp_path)[-1]
+
+
+def test_the_same_name_twice_is_refused(run: str, tmp_path: Path) -> None:
+    config = LinksConfig(profile="up=5mbit", calibrate_s=0)
+
+    async def go() -> None:
+        async with (
+            Lab(run, config, ["agent0"], tmp_path),
+            Lab(run, config, ["agent0"], tmp_path),
+        ):
+            raise AssertionError
+
+    with pytest.raises(LinkError, match="in use by process"):
+        asyncio.run(go())
+
+
+def test_both_brokers_listen_in_the_place_of_the_server(run: str, tmp_path: Path) -> None:
+    config = LinksConfig(profile="up=50mbit", congestion="cubic", calibrate_s=0)
+    hello = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).close(); print('there')"
+
+    async def go(broker: str) -> bytes:
+        directory = tmp_path / broker
+        directory.mkdir()
+        async with (
+            Lab(run, config, ["agent0"], directory) as lab,
+            engine(broker, directory, lab.server) as address,
+        ):
+            host, port = await lab.address("agent0", address)
+            command = [*lab.client("agent0"), sys.executable, "-c", hello, host, str(port)]
+            process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+            return (await process.communicate())[0]
+
+    assert asyncio.run(go("embedded")) == b"there\n"
+    assert asyncio.run(go("mosquitto")) == b"there\n"
+
+
+HOLD = """
+import asyncio, sys
+from pathlib import Path
+from testbed.links.lab import Lab
+from testbed.links.links_config import LinksConfig
+async def go():
+    async with Lab(sys.argv[1], LinksConfig(profile=sys.argv[3], calibrate_s=0), ["agent0"], Path(sys.argv[2])):
+        print("made", flush=True)
+        await asyncio.sleep(3600)
+asyncio.run(go())
+"""
+
+
+def killed(run: str, directory: Path, profile: str = "up=5mbit") -> Owner:
+    """The record of a run that was killed while it had links."""
+    command = [sys.executable, "-c", HOLD, run, str(directory), profile]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "made\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    owner = registry.find(run)
+    assert owner is not None
+    return owner
+
+
+def test_what_a_killed_run_leaves_is_removed_by_reset(run: str, tmp_path: Path) -> None:
+    owner = killed(run, tmp_path)
+    assert not owner.alive
+    assert set(owner.namespaces) <= set(namespaces.listed("splitcom-"))
+    done = asyncio.run(reset([owner]))
+    assert done == [f"run {run}: {len(owner.namespaces)} namespaces removed"]
+    assert not [name for name in namespaces.listed("splitcom-") if run in name]
+    assert registry.find(run) is None
+
+
+def test_what_a_killed_run_leaves_is_removed_by_the_next_of_its_name(run: str, tmp_path: Path) -> None:
+    killed(run, tmp_path)
+
+    async def go() -> None:
+        async with Lab(run, LinksConfig(profile="up=5mbit", calibrate_s=0), ["agent0"], tmp_path):
+            pass
+
+    asyncio.run(go())
+    assert not [name for name in namespaces.listed("splitcom-") if run in name]
+
+
+def test_namespaces_whose_record_is_lost_are_removed_too(run: str) -> None:
+    name = f"{registry.PREFIX}{run}-server"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    others = [Owner("others", "netns", namespaces=tuple(set(namespaces.listed("splitcom-")) - {name}))]
+    assert asyncio.run(orphans(others)) == [f"namespace {name}: removed"]
+    assert name not in namespaces.listed("splitcom-")
