@@ -47,6 +47,7 @@ async def set_link(target: str, text: str, force: bool, dry_run: bool) -> Result
     name, client = _split(target)
     profile = profiles.parse(text)
     owner = registry.find(name)
+    notes: list[str] = []
     if owner is not None and owner.alive:
         command = {"do": "set", "client": client, "profile": profile.table()}
         if dry_run:
@@ -55,9 +56,9 @@ async def set_link(target: str, text: str, force: bool, dry_run: bool) -> Result
     else:
         await _interface(name)
         if dry_run:
-            return {"done": [operation.text for operation in await Host(name).plan(client, profile)]}
-        await Host(name).set(client, profile, force)
-    return {"done": [f"{target}: {profile.text()}"]}
+            return {"done": [operation.text for operation in await Host(name).plan(client, profile, force)]}
+        notes = await Host(name).set(client, profile, force)
+    return {"done": [f"{target}: {profile.text()}", *notes]}
 
 
 async def clear_link(target: str) -> Result:
@@ -68,13 +69,11 @@ async def clear_link(target: str) -> Result:
         if not separator:
             client = "all"
         await ask(owner.socket, {"do": "set", "client": client, "profile": profiles.UNSHAPED.table()})
-    elif separator:
-        await _interface(name)
-        await Host(name).clear(client)
+        notes = []
     else:
         await _interface(name)
-        await Host(name).remove()
-    return {"done": [f"{target}: not shaped"]}
+        notes = await (Host(name).clear(client) if separator else Host(name).remove())
+    return {"done": [f"{target}: not shaped", *notes]}
 
 
 async def reset_all() -> Result:

@@ -20,7 +20,7 @@ from testbed.links.profile import LinkProfile, parse
 from testbed.links.rates import FRAME_BYTES, L2_HEADER_BYTES, MTU_BYTES
 from testbed.links.units import rate_text
 
-FAR_S = 1e6  # by then everything that ever leaves has left
+FAR_S = 1e7  # by then everything that ever leaves has left
 
 
 @dataclass(frozen=True)
@@ -482,3 +482,12 @@ def test_a_trace_passes_a_packet_at_each_of_its_times_from_the_beginning_of_the_
     seen = run(parse(f"up={sparse}"), burst(6, at_s=2000.0), start_s=2000.0)
     moments = [0.007, 0.03, 0.031, 0.1, 0.107, 0.13]
     assert [at_s - 2000 for at_s, _ in seen.delivered] == pytest.approx(moments, abs=1e-9)
+
+
+@pytest.mark.parametrize("start_s", [0.7, 12_345.678, 1_234_567.891])
+def test_no_opportunity_of_a_trace_is_lost_to_rounding(traces: list[str], start_s: float) -> None:
+    for text in traces:
+        seen = run(parse(f"up={text} {ROOMY}"), burst(100, at_s=start_s), start_s)
+        plain = run(parse(f"up={text} {ROOMY}"), burst(100))
+        expected = [start_s + at_s for at_s, _ in plain.delivered]
+        assert [at_s for at_s, _ in seen.delivered] == pytest.approx(expected, rel=0, abs=1e-6)
