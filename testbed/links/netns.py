@@ -24,7 +24,7 @@ from testbed.links.profile import LinkProfile
 from testbed.links.registry import PREFIX
 from testbed.links.shaper import Shaper
 
-SERVER_ADDRESS, LENGTH = "10.77.0.1", 16
+SERVER_ADDRESS, LENGTH, NETWORK = "10.77.0.1", 16, "10.77.0.0/16"
 FIRST = 10  # the number of the first client's address
 CLIENTS_MAX = 1000  # a bridge has 1024 ports
 MINOR = 0x10
@@ -35,6 +35,11 @@ def client_address(number: int) -> str:
     """The IPv4 address of client `number`, counted from 0."""
     high, low = divmod(number + FIRST, 256)
     return f"10.77.{high}.{low}"
+
+
+def congestion_routes(namespace: str, device: str, address: str, congestion: str) -> list[Operation]:
+    """What gives a namespace's connections a congestion control; nothing where it is left to the system."""
+    return [op.route_congestion(namespace, device, NETWORK, address, congestion)] if congestion else []
 
 
 class Netns:
@@ -81,6 +86,7 @@ class Netns:
             op.set_up(self._hub, port, gso_segments=1),
             op.add_address(namespace, DEVICE, address, LENGTH),
             op.set_up(namespace, DEVICE, gso_segments=1),
+            *congestion_routes(namespace, DEVICE, address, self.server.congestion),
         ]
 
     def _shape(self, name: str) -> list[Operation]:

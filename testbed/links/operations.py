@@ -137,6 +137,11 @@ def add_address(namespace: str, device: str, address: str, length: int) -> Opera
     return Operation(namespace, f"ip addr add {address}/{length} dev {device}", apply)
 
 
+def route_congestion(namespace: str, device: str, network: str, address: str, congestion: str) -> Operation:
+    """TCP's congestion control of all connections over a route, also of programs that do not choose one themselves."""
+    return Operation(namespace, f"ip route replace {network} dev {device} src {address} congctl {congestion}")
+
+
 def add_htb(namespace: str, device: str, default: int) -> Operation:
     """An HTB root, whose class `default` takes what no filter sends elsewhere."""
 

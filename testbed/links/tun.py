@@ -16,7 +16,7 @@ from testbed.links import operations as op
 from testbed.links.base import Counts
 from testbed.links.emulator_process import EmulatorProcess
 from testbed.links.kernel import Kernel
-from testbed.links.netns import LENGTH, SERVER_ADDRESS, client_address
+from testbed.links.netns import LENGTH, SERVER_ADDRESS, client_address, congestion_routes
 from testbed.links.operations import Operation
 from testbed.links.profile import LinkProfile
 from testbed.links.registry import PREFIX
@@ -58,6 +58,7 @@ class Tun:
         made: list[Operation] = []
         for namespace, address in ends:
             made += [op.add_address(namespace, DEVICE, address, LENGTH), op.set_up(namespace, DEVICE)]
+            made += congestion_routes(namespace, DEVICE, address, self.server.congestion)
         return made
 
     def commands(self) -> list[str]:

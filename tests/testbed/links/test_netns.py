@@ -83,6 +83,23 @@ def test_traffic_is_counted_at_the_link_of_its_client() -> None:
     assert other < 1000
 
 
+def test_connections_have_the_congestion_control_of_the_links() -> None:
+    links, _ = backend("up=10mbit")
+    links = Netns(links.namespaces[0].split("-")[1], {"agent0": parse("up=10mbit")}, lambda *_: None, "reno")
+    ask = (
+        "import socket\n"
+        "s = socket.create_server(('10.77.0.10', 0)); c = socket.create_connection(s.getsockname())\n"
+        "s = socket.socket(); s.setblocking(False); s.connect_ex(('10.77.0.1', 9))\n"
+        "print(s.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(bytes(1)).decode())"
+    )
+
+    async def look() -> str:
+        async with links:
+            return shell(*links.client("agent0"), "python3", "-c", ask)
+
+    assert asyncio.run(look()) == "reno\n"
+
+
 def test_a_live_change_keeps_what_waits() -> None:
     links, _ = backend("up=200kbit queue=100kb")
     send = (
