@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -141,7 +142,7 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [f"mahimahi:{file}" for file in sorted(folder.iterdir())]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 @given(data=st.data(), start_ms=st.sampled_from([0, 1_234_500]), seed=st.integers(0, 9), prompt=st.booleans())
 def test_every_byte_is_delivered_lost_dropped_or_still_inside_and_order_is_kept(
     traces: list[str], data: st.DataObject, start_ms: int, seed: int, prompt: bool
@@ -158,7 +159,7 @@ def test_every_byte_is_delivered_lost_dropped_or_still_inside_and_order_is_kept(
     assert pipe.next_s == math.inf
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 @given(data=st.data(), seed=st.integers(0, 9))
 def test_a_caller_who_takes_rarely_has_got_as_much_by_then_as_one_who_takes_at_once(
     traces: list[str], data: st.DataObject, seed: int
@@ -186,7 +187,7 @@ def test_a_caller_who_puts_in_and_takes_out_late_loses_no_capacity() -> None:
     assert pipe.next_s == 100
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 @given(RATES | steps(), in_time(PUTS), st.sampled_from([0.0, 64.0]))
 def test_no_window_of_deliveries_is_faster_than_the_rate(rate: str, events: list[Event], start_s: float) -> None:
     link = parse(f"up={rate} {ROOMY}")
@@ -196,7 +197,7 @@ def test_no_window_of_deliveries_is_faster_than_the_rate(rate: str, events: list
         assert seen.bytes(range(first + 1, last + 1)) <= most + 1e-3
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 @given(data=st.data())
 def test_no_window_of_deliveries_is_faster_than_the_opportunities_of_a_trace(
     traces: list[str], data: st.DataObject
@@ -225,7 +226,7 @@ def within_the_rates(link: LinkProfile, events: list[Event]) -> bool:
     )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 @given(RATES, in_time(PUTS | RATES.map(lambda rate: parse(f"up={rate} {ROOMY}"))))
 def test_no_window_of_deliveries_is_faster_than_the_rates_that_it_was_changed_to(
     rate: str, events: list[Event]
@@ -234,7 +235,7 @@ def test_no_window_of_deliveries_is_faster_than_the_rates_that_it_was_changed_to
 
 
 @example("8kbit+0@1s+8kbit@10s", [*burst(2, 1000 - L2_HEADER_BYTES), (5.5, parse(f"up=8kbit {ROOMY}"))])
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 @given(steps(), in_time(PUTS | (RATES | steps()).map(lambda rate: parse(f"up={rate} {ROOMY}"))))
 def test_no_window_of_deliveries_is_faster_than_the_steps_that_it_was_changed_to(
     rate: str, events: list[Event]
@@ -242,7 +243,7 @@ def test_no_window_of_deliveries_is_faster_than_the_steps_that_it_was_changed_to
     assert within_the_rates(parse(f"up={rate} {ROOMY}"), events)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 @given(BPS, st.integers(1, 20_000), in_time(PUTS))
 def test_a_packet_is_dropped_when_its_bytes_find_no_room_and_else_sent_in_its_turn(
     bps: int, queue: int, events: list[Event]
@@ -276,7 +277,7 @@ def test_a_packet_larger_than_the_queue_passes_a_link_that_is_idle() -> None:
     assert pipe.take(2.0) == [0]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 @given(data=st.data(), delay_ms=st.integers(0, 3000))
 def test_a_delay_is_added_to_each_packet_to_the_last_bit(traces: list[str], data: st.DataObject, delay_ms: int) -> None:
     rate = data.draw(st.sampled_from(["unlimited", *traces]) | RATES | steps())
@@ -316,7 +317,7 @@ def test_each_way_has_its_own_rate() -> None:
         assert pipe.next_s == left_s
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 @given(data=st.data(), jitter_ms=st.integers(1, 500), seed=st.integers(0, 99))
 def test_jitter_moves_packets_but_never_before_another_nor_before_they_were_sent(
     traces: list[str], data: st.DataObject, jitter_ms: int, seed: int
@@ -381,6 +382,16 @@ def test_a_credit_lets_a_packet_begin_as_early_as_it_may_have_come() -> None:
     assert pipe.next_s == 12.75
 
 
+def test_a_credit_delivers_no_packet_before_it_was_seen_and_delayed() -> None:
+    pipe: Pipe[int] = Pipe(parse("up=8kbit delay=125ms"), "up", 0.0, credit_s=0.5)
+    pipe.put(10.0, 250 - L2_HEADER_BYTES, 0)
+    assert pipe.next_s == 10.125
+    pipe.put(10.0, 500 - L2_HEADER_BYTES, 1)
+    assert pipe.take(10.125) == [0]
+    assert pipe.take(10.25) == []
+    assert pipe.next_s == 10.375
+
+
 def test_a_packet_of_an_outage_goes_on_after_it() -> None:
     link = parse("up=8kbit+0@1s+8kbit@3s")
     seen = run(link, [(10.5, Put(1000 - L2_HEADER_BYTES))], start_s=10.0)
@@ -397,7 +408,7 @@ def test_an_outage_for_good_holds_what_it_has_until_the_profile_changes() -> Non
     assert pipe.take(1e9 + 2) == [1]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 @given(data=st.data())
 def test_a_change_keeps_what_waits_and_its_order(traces: list[str], data: st.DataObject) -> None:
     pipe: Pipe[int] = Pipe(data.draw(links(traces)), "up", 0.0)
@@ -433,7 +444,7 @@ def test_a_change_counts_what_of_the_packet_in_hand_was_sent_by_then(rate: str, 
     assert [at_s for at_s, _ in run(parse(f"up={rate}"), events).delivered] == pytest.approx([left_s])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 @given(BPS, in_time(PUTS), st.lists(st.integers(0, 5000), max_size=20))
 def test_changes_to_the_same_rate_change_nothing(bps: int, events: list[Event], changes_ms: list[int]) -> None:
     link = parse(f"up={bps}bit {ROOMY} delay=20ms")
@@ -491,3 +502,14 @@ def test_no_opportunity_of_a_trace_is_lost_to_rounding(traces: list[str], start_
         plain = run(parse(f"up={text} {ROOMY}"), burst(100))
         expected = [start_s + at_s for at_s, _ in plain.delivered]
         assert [at_s for at_s, _ in seen.delivered] == pytest.approx(expected, rel=0, abs=1e-6)
+
+
+def test_a_change_passes_no_more_than_the_opportunities_that_there_were(tmp_path: Path) -> None:
+    (tmp_path / "trace").write_text("10\n")
+    link = parse(f"up=mahimahi:{tmp_path / 'trace'} {ROOMY}")
+    pipe: Pipe[int] = Pipe(link, "up", 0.0)
+    for number in range(60):
+        pipe.put(0.0, 1000, number)
+    for turn in range(1, 21):
+        pipe.change(link, 0.011 * turn)
+    assert pipe.packets * 1000 <= 20 * MTU_BYTES + 1000

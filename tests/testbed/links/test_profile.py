@@ -157,13 +157,13 @@ def test_a_rate_that_remembers_is_made_anew_each_time(tmp_path: Path) -> None:
     assert made.rate("up").finish(0.0, 1514) == 0.01
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 @given(PROFILES)
 def test_the_words_of_a_profile_read_back(made: LinkProfile) -> None:
     assert profile.parse(made.text()) == made
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 @given(PROFILES)
 def test_the_table_of_a_profile_reads_back_also_from_a_file(made: LinkProfile) -> None:
     assert profile.from_table(made.table(), Path()) == made
@@ -294,7 +294,7 @@ def test_a_direction_that_cannot_be_read_makes_no_profile() -> None:
         LinkProfile(up=Direction(rate="5x"))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.sampled_from([*KEYS, "up", "down", ".", "=", " ", "'", "5", "ms", "%", "b", "mbit", "lte", "-"])).map(
         "".join

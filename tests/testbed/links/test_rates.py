@@ -91,13 +91,13 @@ def test_what_the_last_rate_of_0_finds_never_leaves() -> None:
     assert rate.mean_bps == 0
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 @given(RATES, MOMENTS, SIZES)
 def test_what_passes_until_a_packet_has_left_is_its_size(rate: Rate, start_s: float, size: int) -> None:
     assert rate.bytes_between(start_s, rate.finish(start_s, size)) == pytest.approx(size, rel=1e-6)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 @given(RATES, MOMENTS, SIZES, SIZES)
 def test_two_packets_in_a_row_leave_when_one_of_both_sizes_does(
     rate: Rate, start_s: float, first: int, second: int
@@ -106,7 +106,7 @@ def test_two_packets_in_a_row_leave_when_one_of_both_sizes_does(
     assert rate.finish(rate.finish(start_s, first), second) == pytest.approx(both, rel=1e-9)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 @given(RATES, st.lists(MOMENTS, min_size=3, max_size=3).map(sorted))
 def test_what_passes_adds_up(rate: Rate, moments: list[float]) -> None:
     start, middle, end = moments
@@ -114,7 +114,7 @@ def test_what_passes_adds_up(rate: Rate, moments: list[float]) -> None:
     assert rate.bytes_between(start, end) == pytest.approx(parts, rel=1e-9, abs=1e-6)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 @given(BPS, MOMENTS, SIZES)
 def test_a_single_step_is_a_constant_rate(bps: int, start_s: float, size: int) -> None:
     assert Steps([0], [bps]).finish(start_s, size) == pytest.approx(Constant(bps).finish(start_s, size), rel=1e-12)
@@ -198,7 +198,7 @@ def opportunities(times_ms: Sequence[int], period_ms: int) -> itertools.chain[in
     return itertools.chain.from_iterable([turn * period_ms + ms for ms in times_ms] for turn in itertools.count())
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 @given(TRACES, st.lists(st.tuples(st.integers(0, 30), st.integers(0, 4000)), max_size=25))
 def test_packets_leave_a_trace_as_when_its_opportunities_are_gone_through_one_by_one(
     times: list[int], packets: list[tuple[int, int]]
@@ -220,7 +220,7 @@ def test_packets_leave_a_trace_as_when_its_opportunities_are_gone_through_one_by
     assert finishes(Mahimahi(times), arrivals) == pytest.approx(expected)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 @given(TRACES, st.integers(0, 500), st.integers(1, 40))
 def test_full_packets_leave_a_trace_as_often_as_what_passes_says(times: list[int], start_ms: int, count: int) -> None:
     trace = Mahimahi(times)
@@ -229,7 +229,7 @@ def test_full_packets_leave_a_trace_as_often_as_what_passes_says(times: list[int
         assert trace.bytes_between(start_ms / 1000, end_s + 0.0005) >= number * FRAME_BYTES
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 @given(TRACES, st.integers(0, 500), st.integers(1, 20))
 def test_every_period_passes_as_much_as_the_mean_says(times: list[int], start_ms: int, turns: int) -> None:
     trace, start_s = Mahimahi(times), (start_ms + 0.5) / 1000
