@@ -67,10 +67,10 @@ class Lab:
         return self.backend.server
 
     async def __aenter__(self) -> Lab:
-        with socket.socket() as trial:
-            set_congestion(trial, self._config.congestion)
         if not self._config.any:
             return self
+        with socket.socket() as trial:
+            set_congestion(trial, self._config.congestion)
         self._choose()
         name, found = self.backend.name, capabilities()
         if name != "none":

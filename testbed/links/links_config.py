@@ -28,14 +28,15 @@ class LinksConfig:
 
     `profile` is that of every client, `clients` are entries `CLIENT: PROFILE` for those that differ, `timeline`
     entries `TIME CLIENT: PROFILE` for changes while training goes on (CLIENT may be `all`). `congestion` is TCP's
-    congestion control at both ends; `calibrate_s` the length of the transfers before a run, 0 for none.
+    congestion control at both ends, named because the system's own differs from host to host; `calibrate_s`
+    the length of the transfers before a run, 0 for none.
     """
 
     backend: Literal["auto", "none", "netns", "tun", "proxy"] = "auto"
     profile: str = ""
     clients: tuple[str, ...] = ()
     timeline: tuple[str, ...] = ()
-    congestion: str = ""
+    congestion: str = "cubic"
     calibrate_s: float = 2.0
 
     def __post_init__(self) -> None:
@@ -73,7 +74,10 @@ class LinksConfig:
             words = head.split()
             if not separator or len(words) != 2:
                 raise ValueError(f"timeline: {entry!r}; valid: TIME CLIENT: PROFILE, such as '60s agent0: up=1mbit'")
-            at_s = units.time("timeline", words[0])
+            try:
+                at_s = units.time("timeline", words[0])
+            except SettingsError as error:
+                raise ValueError(str(error)) from None
             changes.append(Change(at_s, words[1], _parse("timeline", entry, text)))
         return sorted(changes, key=lambda change: change.at_s)
 

@@ -50,7 +50,7 @@ class Pipe(Generic[T]):
     def change(self, profile: LinkProfile, now_s: float) -> None:
         """Go on with another profile, whose times count from now; what waits, waits on."""
         self._advance(now_s)
-        passed = self._rate.bytes_between(self._began_s - self._start_s, now_s - self._start_s)
+        passed = self._rate.sent(self._began_s - self._start_s, now_s - self._start_s)
         self._take(profile, now_s)
         if self._waiting:
             self._send(now_s, max(0.0, self._left - passed))

@@ -117,7 +117,7 @@ class LinkProfile:
             for key in KEYS:
                 value = getattr(direction, key)
                 if value != getattr(plain, key):
-                    words.append(f"{way}={value}" if key == "rate" else f"{way}.{key}={value}")
+                    words.append(shlex.quote(f"{way}={value}" if key == "rate" else f"{way}.{key}={value}"))
         return " ".join(words) or traces.UNLIMITED
 
     def table(self) -> dict[str, Any]:
@@ -134,8 +134,8 @@ def parse(text: str) -> LinkProfile:
         words = shlex.split(text)
     except ValueError as error:
         raise SettingsError(f"{text!r} is no link profile: {error}; {VALID}") from None
-    if words == [traces.UNLIMITED]:
-        return UNSHAPED
+    if words[:1] == [traces.UNLIMITED]:
+        del words[0]
     table = _base(words.pop(0)) if words and "=" not in words[0] else {}
     for word in words:
         key, separator, value = word.partition("=")

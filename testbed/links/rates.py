@@ -34,6 +34,10 @@ class Rate(Protocol):
         """
         ...
 
+    def sent(self, start_s: float, now_s: float) -> float:
+        """Of the packet that `finish` was asked for last, with its start, the bytes that have left by now."""
+        ...
+
     def bytes_between(self, start_s: float, end_s: float) -> float:
         """The bytes that a link with always something to send passes from start to end."""
         ...
@@ -50,6 +54,10 @@ class Constant:
     def finish(self, start_s: float, size: float) -> float:
         """See `Rate`."""
         return start_s + size * 8 / self.mean_bps
+
+    def sent(self, start_s: float, now_s: float) -> float:
+        """See `Rate`."""
+        return self.bytes_between(start_s, now_s)
 
     def bytes_between(self, start_s: float, end_s: float) -> float:
         """See `Rate`."""
@@ -95,6 +103,10 @@ class Steps:
                 return math.inf
             left, now, index = left - bps * (end - now), end, index + 1
 
+    def sent(self, start_s: float, now_s: float) -> float:
+        """See `Rate`."""
+        return self.bytes_between(start_s, now_s)
+
     def bytes_between(self, start_s: float, end_s: float) -> float:
         """See `Rate`."""
         return self._until(end_s) - self._until(start_s)
@@ -127,6 +139,7 @@ class Mahimahi:
         self.period_ms = times_ms[-1]
         self.mean_bps = len(times_ms) * FRAME_BYTES * 8 / (self.period_ms / 1000)
         self._next, self._left = 0, float(MTU_BYTES)  # the opportunity in use, and what is left of it
+        self._used: list[tuple[float, float]] = []  # by the last packet: opportunities, and how much of each
 
     def finish(self, start_s: float, size: float) -> float:
         """See `Rate`."""
@@ -134,11 +147,18 @@ class Mahimahi:
         if first > self._next:
             self._next, self._left = first, float(MTU_BYTES)
         left = max(0.0, size - L2_HEADER_BYTES)
+        self._used = []
         while left > self._left:
+            self._used.append((self._at_s(self._next), self._left))
             left -= self._left
             self._next, self._left = self._next + 1, float(MTU_BYTES)
+        self._used.append((self._at_s(self._next), left))
         self._left -= left
         return max(start_s, self._at_s(self._next))
+
+    def sent(self, start_s: float, now_s: float) -> float:
+        """See `Rate`."""
+        return sum(size for at_s, size in self._used if at_s <= now_s)
 
     def bytes_between(self, start_s: float, end_s: float) -> float:
         """See `Rate`; an opportunity exactly at the end is not in."""

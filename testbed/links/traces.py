@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from testbed.links.rates import Constant, Mahimahi, Rate, Steps
 UNLIMITED = "unlimited"
 Way = Literal["up", "down"]
 COLUMNS = ("t_s", "up_bps", "down_bps")
+DIGITS_MAX = 12  # of a time in milliseconds: 30 years
 
 
 def absolute(text: str, folder: Path) -> str:
@@ -35,22 +35,17 @@ def parse(key: str, text: str, way: Way) -> Rate:
     first, *later = text.split("+")
     if not later:
         return Constant(units.rate(key, first))
-    times, rates = [0.0], [_step_rate(key, first)]
+    times, rates = [0.0], [units.rate(key, first, outage=True)]
     for step in later:
         value, separator, at = step.partition("@")
         if not separator:
             raise SettingsError(f"{key}: {step!r} has no time; valid: RATE@TIME, such as 1mbit@30s")
         times.append(units.time(key, at))
-        rates.append(_step_rate(key, value))
+        rates.append(units.rate(key, value, outage=True))
     try:
         return Steps(times, rates)
     except ValueError as error:
         raise SettingsError(f"{key}: {text!r}: {error}") from None
-
-
-def _step_rate(key: str, text: str) -> float:
-    """The rate of a step, which unlike that of a link may be 0."""
-    return 0.0 if text.strip().lower() in ("0", "0bit", "0kbit", "0mbit") else units.rate(key, text)
 
 
 def read_csv(path: Path, way: Way) -> Steps:
@@ -58,33 +53,51 @@ def read_csv(path: Path, way: Way) -> Steps:
     lines = _lines(path)
     if not lines or tuple(name.strip() for name in lines[0].split(",")) != COLUMNS:
         raise SettingsError(f"{path}: line 1 is no head; valid: {','.join(COLUMNS)}")
-    times, rates = [], []
-    for number, row in enumerate(csv.reader(lines[1:]), start=2):
-        if not row:
+    times: list[float] = []
+    rates: list[float] = []
+    for number, line in enumerate(lines[1:], start=2):
+        if not line.strip():
             continue
         try:
-            values = [float(cell) for cell in row]
+            values = [float(cell) for cell in line.split(",")]
         except ValueError:
             values = []
         if len(values) != len(COLUMNS) or not all(math.isfinite(value) for value in values):
-            raise SettingsError(f"{path}: line {number}: {','.join(row)!r}; valid: three numbers, {','.join(COLUMNS)}")
+            raise SettingsError(f"{path}: line {number}: {line[:60]!r}; valid: three numbers, {','.join(COLUMNS)}")
+        bps = values[COLUMNS.index(f"{way}_bps")]
+        wrong = _wrong_step(times, values[0], bps)
+        if wrong:
+            raise SettingsError(f"{path}: line {number}: {way}_bps: {wrong}")
         times.append(values[0])
-        rates.append(values[COLUMNS.index(f"{way}_bps")])
+        rates.append(bps)
     try:
         return Steps(times, rates)
     except ValueError as error:
         raise SettingsError(f"{path}: {way}_bps: {error}") from None
 
 
+def _wrong_step(before: list[float], time_s: float, bps: float) -> str:
+    """Why a step cannot come after those before; empty where it can."""
+    if not before and time_s != 0:
+        return "the first step has to be at 0 s"
+    if before and time_s <= before[-1]:
+        return f"times have to increase, and {time_s:g} s comes after {before[-1]:g} s"
+    return f"{bps:g} bit/s is negative" if bps < 0 else ""
+
+
 def read_mahimahi(path: Path, way: Way) -> Mahimahi:
     """A Mahimahi trace: a time in whole milliseconds a line."""
-    times = []
+    times: list[int] = []
     for number, line in enumerate(_lines(path), start=1):
-        if not line.strip():
+        text = line.strip()
+        if not text:
             continue
-        if not line.strip().isdecimal():
-            raise SettingsError(f"{path}: line {number}: {line.strip()!r}; valid: a whole number of milliseconds")
-        times.append(int(line))
+        if not (text.isascii() and text.isdecimal() and len(text) <= DIGITS_MAX):
+            raise SettingsError(f"{path}: line {number}: {text[:60]!r}; valid: a whole number of milliseconds")
+        if times and int(text) < times[-1]:
+            told = f"times must not decrease, and {text} ms comes after {times[-1]} ms"
+            raise SettingsError(f"{path}: line {number}: {told}")
+        times.append(int(text))
     try:
         return Mahimahi(times)
     except ValueError as error:

@@ -15,20 +15,22 @@ from broker.errors import SettingsError
 _NUMBER = re.compile(r"([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z%]*)")
 
 _BITS = {"bit": 1, "kbit": 1e3, "mbit": 1e6, "gbit": 1e9, "tbit": 1e12}
-_BITS |= {"kibit": 2**10, "mibit": 2**20, "gibit": 2**30}
+_BITS |= {"kibit": 2**10, "mibit": 2**20, "gibit": 2**30, "tibit": 2**40}
 RATES = _BITS | {unit.replace("bit", "bps"): 8 * bits for unit, bits in _BITS.items()}
 TIMES = {"s": 1.0, "sec": 1.0, "secs": 1.0, "ms": 1e-3, "msec": 1e-3, "msecs": 1e-3}
 TIMES |= {"us": 1e-6, "usec": 1e-6, "usecs": 1e-6}
 SIZES = {"": 1, "b": 1, "k": 2**10, "kb": 2**10, "m": 2**20, "mb": 2**20, "g": 2**30, "gb": 2**30}
+SIZES |= {"kbit": 2**7, "mbit": 2**17, "gbit": 2**27}
 
 RATE_MAX_BPS = 1e11
 TIME_MAX_S = 3600.0
+SIZE_END_BYTES = 1 << 63
 
 
-def rate(key: str, text: str) -> float:
-    """Bits per second; SettingsError unless it is above 0 and at most 100 Gbit/s."""
+def rate(key: str, text: str, outage: bool = False) -> float:
+    """Bits per second; SettingsError unless it is from 1 bit/s to 100 Gbit/s, or 0 where an `outage` is allowed."""
     value = _value(key, text, RATES | {"": 1}, "a rate such as 5mbit, 64kbit or 1.5mbps (bytes)")
-    if not 1 <= value <= RATE_MAX_BPS:
+    if not (1 <= value <= RATE_MAX_BPS or (outage and value == 0)):
         raise SettingsError(f"{key}: {text!r} is out of range; valid: 1bit to 100gbit")
     return value
 
@@ -43,10 +45,10 @@ def time(key: str, text: str) -> float:
 
 def size(key: str, text: str) -> int:
     """Bytes; SettingsError unless it is above 0."""
-    value = int(_value(key, text, SIZES, "a size such as 64kb or 30000b"))
-    if value < 1:
+    value = _value(key, text, SIZES, "a size such as 64kb or 30000b")
+    if not 1 <= value < SIZE_END_BYTES:
         raise SettingsError(f"{key}: {text!r} is out of range; valid: 1b or more")
-    return value
+    return int(value)
 
 
 def share(key: str, text: str) -> float:

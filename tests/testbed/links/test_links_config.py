@@ -50,7 +50,7 @@ def test_links_that_are_not_shaped_need_nothing() -> None:
         ({"clients": ["agent0: lte", "agent0: dsl"]}, "each client once"),
         ({"clients": ["agent0: loss=200%"]}, "links.clients: up.loss"),
         ({"timeline": ["agent0: lte"]}, "links.timeline: 'agent0: lte'"),
-        ({"timeline": ["5 agent0: lte"]}, "links.timeline: timeline: '5'"),
+        ({"timeline": ["5 agent0: lte"]}, "links.timeline: '5'"),
         ({"timeline": ["5s agent0: lte up=-1mbit"]}, "links.timeline: up: '-1mbit'"),
         ({"calibrate_s": -1}, "links.calibrate_s: -1"),
         ({"backend": "wires"}, "links.backend: 'wires' is unknown; valid: auto, none, netns, tun, proxy"),
@@ -78,6 +78,7 @@ def test_a_scenario_refuses_links_that_it_cannot_have(layer: dict[str, object], 
 
 
 def test_congestion_control_reaches_both_ends_of_a_link() -> None:
-    scenario = read(["splitcom"], {"links": {"congestion": "reno"}})
+    scenario = read(["splitcom"], {"links": {"profile": "up=5mbit", "congestion": "reno"}})
     assert scenario.agent(0, "", Path()).transport.congestion == "reno"
     assert scenario.server("", Path()).transport.congestion == "reno"
+    assert read(["splitcom"]).server("", Path()).transport.congestion == ""  # no link, no say in it
