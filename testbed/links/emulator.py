@@ -7,6 +7,7 @@ on standard input is a command, and each gets one line in answer, `{"ok": true, 
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import json
@@ -59,8 +60,10 @@ class Program:
             return {"ok": True, **await actions[command["do"]](command)}
         except OSError as error:
             return {"ok": False, "error": f"{error.filename or 'emulator'}: {error.strerror}"}
-        except (BrokerError, KeyError, ValueError, TypeError) as error:
-            return {"ok": False, "error": f"{error} is missing" if isinstance(error, KeyError) else str(error)}
+        except KeyError as error:
+            return {"ok": False, "error": f"{error} is missing"}
+        except (BrokerError, ValueError, TypeError, AttributeError) as error:
+            return {"ok": False, "error": " ".join(str(error).split())}
 
     async def _open(self, command: Mapping[str, Any]) -> dict[str, Any]:
         if self._emulator is not None:
@@ -70,14 +73,21 @@ class Program:
             self._emulator = TunEmulator(self._alarm, command["server"], command["clients"])
             return {"priority": priority}
         proxy = ProxyEmulator(self._alarm, command["congestion"], command["clients"])
+        try:
+            await proxy.open()
+        except BaseException:
+            proxy.close()
+            raise
         self._emulator = proxy
-        await proxy.open()
         return {"priority": priority, "ports": proxy.ports}
 
     async def _target(self, command: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(self._emulator, ProxyEmulator):
             raise LinkError("only a proxy that is open has a target")
-        self._emulator.target = Address(command["host"], command["port"])
+        host, port = command["host"], command["port"]
+        if not isinstance(host, str) or not isinstance(port, int) or not 0 < port < 1 << 16:
+            raise LinkError(f"{host!r} and {port!r} are no target; valid: a host, and a port from 1 to 65535")
+        self._emulator.target = Address(host, port)
         return {}
 
     async def _set(self, command: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,7 +107,7 @@ class Program:
             places = {"median": statistics.median(late), "p99": late[len(late) * 99 // 100], "max": late[-1]}
             counted["lateness_ms"] = {key: round(value, 3) for key, value in places.items()}
         if isinstance(opened, TunEmulator):
-            counted |= {"strays": opened.strays, "blocked": opened.blocked}
+            counted["strays"] = opened.strays
         return counted
 
     def _opened(self) -> TunEmulator | ProxyEmulator:
@@ -128,4 +138,6 @@ async def run(kind: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(run(sys.argv[1]))
+    parser = argparse.ArgumentParser(prog="python -m testbed.links.emulator", allow_abbrev=False)
+    parser.add_argument("kind", choices=("tun", "proxy"))
+    asyncio.run(run(parser.parse_args().kind))

@@ -24,9 +24,12 @@ class EmulatorProcess:
         self._kind, self._log = kind, log
         self._process: asyncio.subprocess.Process | None = None
         self._turn = asyncio.Lock()
+        self._awaited = 0  # answers, those that nobody waits for any more among them
+        self._log_began = 0
 
     async def __aenter__(self) -> EmulatorProcess:
         with self._log.open("ab") as log:
+            self._log_began = log.tell()
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -46,13 +49,15 @@ class EmulatorProcess:
             return
         assert process.stdin is not None
         process.stdin.close()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(END_S):
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(END_S):
+                    await process.wait()
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
                 await process.wait()
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
 
     async def ask(self, command: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to a command; LinkError with its reason where there is none or it is a refusal."""
@@ -63,10 +68,13 @@ class EmulatorProcess:
         line = b""
         async with self._turn:
             try:
-                process.stdin.write(json.dumps(command).encode() + b"\n")
-                await process.stdin.drain()
                 async with asyncio.timeout(ANSWER_S):
-                    line = await process.stdout.readline()
+                    process.stdin.write(json.dumps(command).encode() + b"\n")
+                    self._awaited += 1
+                    await process.stdin.drain()
+                    while self._awaited:
+                        line = await process.stdout.readline()
+                        self._awaited -= 1
             except TimeoutError:
                 raise LinkError(
                     f"the {self._kind} emulator gave {command['do']!r} no answer in {ANSWER_S:g} s"
@@ -81,5 +89,7 @@ class EmulatorProcess:
         return answer
 
     def _last_words(self) -> str:
-        lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        with self._log.open("rb") as log:
+            log.seek(self._log_began)
+            lines = log.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"it said nothing; its log is {self._log}"

@@ -87,6 +87,11 @@ class Pipe(Generic[T]):
             return self._flying[0][0]
         return self._sent_s if self._waiting else math.inf
 
+    @property
+    def sent_s(self) -> float:
+        """When the packet that is being sent has left; inf where none will, and where none waits."""
+        return self._sent_s if self._waiting else math.inf
+
     def _begin(self, at_s: float) -> None:
         """Begin to send the first packet that waits."""
         self._send(at_s, self._waiting[0][0])

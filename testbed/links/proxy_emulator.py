@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import math
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -45,35 +46,43 @@ class _Way:
     """One way of a client's link, with room for what may wait in it."""
 
     def __init__(self, alarm: Alarm, profile: LinkProfile, way: Way, seed: int) -> None:
-        self._room = asyncio.Event()
         self._way = way
         self.flow: Flow[Piece] = Flow(alarm, unbounded(profile), way, seed, self._deliver, CREDIT_S)
         self._measure(profile)
 
     def _measure(self, profile: LinkProfile) -> None:
-        mean_bps = profile.rate(self._way).mean_bps
-        bytes_per_s = mean_bps / 8 if math.isfinite(mean_bps) else math.inf
-        self._ahead = max(bytes_per_s * AHEAD_S, 2 * PAYLOAD_BYTES)
-        pieces = min(bytes_per_s * PIECE_S, PIECE_BYTES_MAX) // PAYLOAD_BYTES
-        self.piece_bytes = max(1, int(pieces)) * PAYLOAD_BYTES
+        self._rate, self._began_s = profile.rate(self._way), time.monotonic()
+
+    def _passes(self, span_s: float) -> float:
+        """The bytes that the link passes from now on in a time; as the rate is now, for it may vary."""
+        now_s = time.monotonic() - self._began_s
+        return self._rate.bytes_between(now_s, now_s + span_s)
+
+    @property
+    def piece_bytes(self) -> int:
+        """How much to read at once."""
+        return max(1, int(min(self._passes(PIECE_S), PIECE_BYTES_MAX) // PAYLOAD_BYTES)) * PAYLOAD_BYTES
+
+    @property
+    def _ahead(self) -> float:
+        return max(self._passes(AHEAD_S), 2 * PAYLOAD_BYTES)
 
     def change(self, profile: LinkProfile) -> None:
         self._measure(profile)
         self.flow.change(unbounded(profile))
-        self._room.set()
 
-    def _deliver(self, piece: Piece) -> None:
+    def _deliver(self, piece: Piece) -> bool:
         writer, data, passed_on = piece
-        self._room.set()
         if not data:
             passed_on.set()
         if writer.is_closing():
-            return
+            return False
         if data:
             writer.write(data)
         elif writer.can_write_eof():
             with contextlib.suppress(OSError):
                 writer.write_eof()
+        return True
 
     async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Relay from one connection to the other until the end of the stream, which is passed on as well."""
@@ -81,8 +90,7 @@ class _Way:
         while data := await reader.read(self.piece_bytes):
             self.flow.put(ip_bytes(len(data)), (writer, data, passed_on))
             while self.flow.pipe.waiting_bytes > self._ahead:
-                self._room.clear()
-                await self._room.wait()
+                await self.flow.until_sent()
             await writer.drain()
         self.flow.put(ip_bytes(0), (writer, b"", passed_on))
         await passed_on.wait()
@@ -111,10 +119,14 @@ class ProxyEmulator:
         self._servers: list[asyncio.Server] = []
 
     async def open(self) -> None:
-        """Listen for every client."""
+        """Listen for every client; SettingsError for a congestion control that cannot be had."""
         for name, ways in self._ways.items():
             sock = socket.create_server(("127.0.0.1", 0))
-            set_congestion(sock, self._congestion)
+            try:
+                set_congestion(sock, self._congestion)
+            except BaseException:
+                sock.close()
+                raise
 
             async def relay(
                 reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ways: Mapping[Way, _Way] = ways

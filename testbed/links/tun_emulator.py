@@ -39,7 +39,7 @@ class TunEmulator:
 
     def __init__(self, alarm: Alarm, server: Mapping[str, Any], clients: Mapping[str, Any]) -> None:
         self._loop = asyncio.get_running_loop()
-        self.strays = self.blocked = 0
+        self.strays = 0
         self.flows: dict[str, dict[str, Flow[bytes]]] = {}
         self._descriptors: list[int] = []
         self._routes: dict[bytes, Flow[bytes]] = {}
@@ -66,29 +66,44 @@ class TunEmulator:
         self._descriptors.append(descriptor)
         return descriptor
 
-    def _writer(self, descriptor: int) -> Callable[[bytes], None]:
-        def write(packet: bytes) -> None:
+    def _writer(self, descriptor: int) -> Callable[[bytes], bool]:
+        def write(packet: bytes) -> bool:
             try:
                 os.write(descriptor, packet)
             except OSError:
-                self.blocked += 1  # the device is down, or its own queue is full
+                return False  # the device is down, or its own queue is full
+            return True
 
         return write
 
     def _from_client(self, descriptor: int, flow: Flow[bytes]) -> None:
-        for packet in _packets(descriptor):
+        for packet in self._packets(descriptor):
             if packet[0] & 0xF0 == _IPV4:
                 flow.put(len(packet), packet)
             else:
                 self.strays += 1
 
     def _from_server(self, descriptor: int) -> None:
-        for packet in _packets(descriptor):
+        for packet in self._packets(descriptor):
             flow = self._routes.get(packet[_DESTINATION]) if packet[0] & 0xF0 == _IPV4 else None
             if flow is None:
                 self.strays += 1
             else:
                 flow.put(len(packet), packet)
+
+    def _packets(self, descriptor: int) -> Iterator[bytes]:
+        for _ in range(BATCH):
+            try:
+                packet = os.read(descriptor, PACKET_BYTES_MAX)
+            except BlockingIOError:
+                return
+            except OSError:
+                # Somebody removed the device: its descriptor is ready for ever, and has nothing to read.
+                self._loop.remove_reader(descriptor)
+                return
+            if not packet:
+                return
+            yield packet
 
     def change(self, name: str, profile: LinkProfile) -> None:
         """Give a client's link another profile."""
@@ -101,14 +116,3 @@ class TunEmulator:
             self._loop.remove_reader(descriptor)
             os.close(descriptor)
         self._descriptors.clear()
-
-
-def _packets(descriptor: int) -> Iterator[bytes]:
-    for _ in range(BATCH):
-        try:
-            packet = os.read(descriptor, PACKET_BYTES_MAX)
-        except OSError:  # nothing there any more, or the device is down
-            return
-        if not packet:
-            return
-        yield packet
