@@ -27,6 +27,7 @@ LOSSES_PERCENT = (0.1, 0.3, 1, 3)
 ROUND_TRIP_MS = 50
 MATHIS = 1.22  # sqrt(3/2): Mathis et al., "The macroscopic behavior of the TCP congestion avoidance algorithm", 1997
 MESSAGES = 40
+SMALL_BYTES = 100_000
 LIMIT_S = 300.0
 
 
@@ -86,6 +87,8 @@ async def _backend(name: str, congestion: str, repeats: int, say: Say) -> list[R
         for delay in DELAYS_MS:
             rows.append(await _delay(name, congestion, repeats, delay))
             say(_text(rows[-1]))
+        rows.append(await _small(name, congestion, repeats))
+        say(_text(rows[-1]))
     if why_not(name, {"loss", "delay"}, able) is None:
         for percent in LOSSES_PERCENT:
             rows.append(await _loss(name, congestion, repeats, percent))
@@ -205,6 +208,23 @@ async def _delay(name: str, congestion: str, repeats: int, delay_ms: int) -> Row
                 errors.append(100 * (measured_ms / delay_ms - 1))
                 added_ms.append(measured_ms - delay_ms)
     return _row(name, f"delay of {delay_ms} ms one way", congestion, 1, errors, f"{max(added_ms):+.2f} ms at most")
+
+
+async def _small(name: str, congestion: str, repeats: int) -> Row:
+    """An upload of 100 kB over a long round trip, against serialisation and delay: what slow start makes of it."""
+    import asyncio
+
+    profile = parse("up=50mbit down=50mbit delay=50ms")
+    ideal_s = profile.up.delay_s + profile.rate("up").finish(0.0, SMALL_BYTES * WIRE_PER_PAYLOAD)
+    taken: list[float] = []
+    async with _Links(name, congestion, [profile]) as (_, driver):
+        for _ in range(repeats):
+            answer = (await driver.run("up", {"client0": {"bytes": SMALL_BYTES}}, LIMIT_S))["client0"]
+            taken.append(answer["last"] - answer["began"])
+            await asyncio.sleep(1.0)  # after which TCP begins slowly again
+    note = f"{1000 * statistics.median(taken):.0f} ms, {1000 * ideal_s:.0f} without slow start"
+    what = "upload of 100 kB at 50 Mbit/s, round trip 100 ms"
+    return _row(name, what, congestion, 1, (100 * (seconds / ideal_s - 1) for seconds in taken), note)
 
 
 async def _loss(name: str, congestion: str, repeats: int, percent: float) -> Row:
