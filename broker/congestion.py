@@ -9,6 +9,7 @@ from pathlib import Path
 from broker.errors import SettingsError
 
 AVAILABLE = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
+ALLOWED = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")  # to those who are not root
 
 
 def set_congestion(sock: socket.socket, name: str) -> None:
@@ -24,12 +25,12 @@ def set_congestion(sock: socket.socket, name: str) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
-        raise SettingsError(f"congestion: {name!r}: {reason}; valid: {', '.join(available()) or 'empty'}") from None
+        raise SettingsError(f"congestion: {name!r}: {reason}; valid: {', '.join(available())}, or empty") from None
 
 
 def available() -> list[str]:
-    """What the kernel has loaded; it may load more on demand."""
+    """What the kernel has loaded, and allows to this user; it may load more on demand."""
     try:
-        return AVAILABLE.read_text().split()
+        return (AVAILABLE if os.geteuid() == 0 else ALLOWED).read_text().split()
     except OSError:
         return []

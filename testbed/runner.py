@@ -119,9 +119,10 @@ async def run_processes(scenario: Scenario, directory: Path, progress: Progress)
     children: list[Child] = []
     links: dict[str, Any] = {}
     failure: BaseException | None = None
+    lab = Lab(scenario.name, scenario.links, scenario.agents(), directory)
     try:
         async with (
-            Lab(scenario.name, scenario.links, scenario.agents(), directory) as lab,
+            lab,
             engine(scenario.broker, directory, lab.server) as address,
             _stopped(children),
         ):
@@ -142,9 +143,11 @@ async def run_processes(scenario: Scenario, directory: Path, progress: Progress)
         failure = group_error.exceptions[0]
     except* asyncio.CancelledError as group_error:
         failure = group_error.exceptions[0]
-    except* BrokerError:
-        shutil.rmtree(directory)
-        raise
+    except* BrokerError as group_error:
+        if not (lab.checks or any("begin" in child.last for child in children)):
+            shutil.rmtree(directory)
+            raise
+        failure = group_error.exceptions[0]
     if isinstance(failure, ProcessError):
         failure.status = 2 if failure.status == 2 and not any("begin" in child.last for child in children) else 1
         if failure.status == 2:
@@ -152,7 +155,7 @@ async def run_processes(scenario: Scenario, directory: Path, progress: Progress)
             raise failure
     summary = _finish(scenario, directory, children, time.monotonic() - began, links, failure)
     if failure is not None:
-        how = "ended early" if isinstance(failure, ProcessError) else "interrupted"
+        how = "ended early" if isinstance(failure, BrokerError) else "interrupted"
         progress("runner", {"event": "ended", "text": f"{how}; run directory: {directory}"})
         raise failure
     return summary

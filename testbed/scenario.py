@@ -69,8 +69,8 @@ class Scenario:
         if not self.links.any:
             return
         if self.transport == "memory":
-            raise ValueError("links.profile: there is no link in one process; valid with memory: none")
-        if "://" in self.broker and self.links.backend not in ("proxy", "none"):
+            raise ValueError("links.profile: there is no link in one process; valid with memory: links.backend = none")
+        if "://" in self.broker and self.links.backend != "proxy":
             raise ValueError(
                 f"links.backend: {self.links.backend} starts the broker itself; valid with {self.broker}: proxy, none"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import statistics
 import tempfile
@@ -79,10 +80,11 @@ async def _backend(name: str, congestion: str, repeats: int, say: Say) -> list[R
     mixed = [parse(f"up={up}mbit down={down}mbit") for up, down in ((1, 5), (5, 20), (10, 50), (2, 10)) * 3][:10]
     rows.append(await _completion(name, congestion, repeats, "completion, 1 to 10 up, 5 to 50 down", mixed))
     say(_text(rows[-1]))
-    for profile, what in _traces():
-        if why_not(name, profile.needs, able) is None:
-            rows.append(await _trace(name, congestion, repeats, what, profile))
-            say(_text(rows[-1]))
+    with tempfile.TemporaryDirectory(prefix="splitcom-trace-") as folder:
+        for profile, what in _traces(Path(folder)):
+            if why_not(name, profile.needs, able) is None:
+                rows.append(await _trace(name, congestion, repeats, what, profile))
+                say(_text(rows[-1]))
     if why_not(name, {"delay"}, able) is None:
         for delay in DELAYS_MS:
             rows.append(await _delay(name, congestion, repeats, delay))
@@ -109,7 +111,7 @@ class _Links:
         self._folder = tempfile.TemporaryDirectory(prefix="splitcom-bench-")
         self._congestion = congestion
         self._log = Path(self._folder.name) / "links.log"
-        run = LinksOfRun("bench", self.profiles, congestion, self._log, lambda *_: None)
+        run = LinksOfRun(f"bench{os.getpid()}", self.profiles, congestion, self._log, lambda *_: None)
         self.backend: LinkBackend = LINKS[name](run)
 
     async def __aenter__(self) -> tuple[LinkBackend, Driver]:
@@ -159,13 +161,12 @@ async def _transfer(driver: Driver, way: Way, profiles: dict[str, LinkProfile]) 
     return errors
 
 
-def _traces() -> list[tuple[LinkProfile, str]]:
+def _traces(folder: Path) -> list[tuple[LinkProfile, str]]:
     """Traces made here: steps of a second between 1 and 20 Mbit/s, and a Mahimahi trace of 8 Mbit/s on average."""
     draw = random.Random(0)
     steps = "+".join(
         [f"{draw.randint(1, 20)}mbit", *(f"{draw.randint(1, 20)}mbit@{second}s" for second in range(1, 60))]
     )
-    folder = Path(tempfile.mkdtemp(prefix="splitcom-trace-"))
     times, now = [], 0.0
     while now < 10_000:
         now += draw.expovariate(1 / 1.5)

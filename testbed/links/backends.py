@@ -23,6 +23,7 @@ class LinksOfRun:
     congestion: str
     log: Path
     on_rate: OnRate
+    seed: int = 0
 
 
 def _none(links: LinksOfRun) -> LinkBackend:
@@ -40,13 +41,13 @@ def _netns(links: LinksOfRun) -> LinkBackend:
 def _tun(links: LinksOfRun) -> LinkBackend:
     from testbed.links.tun import Tun
 
-    return Tun(links.run, links.profiles, links.log, links.congestion)
+    return Tun(links.run, links.profiles, links.log, links.congestion, links.seed)
 
 
 def _proxy(links: LinksOfRun) -> LinkBackend:
     from testbed.links.proxy import Proxy
 
-    return Proxy(links.profiles, links.log, links.congestion)
+    return Proxy(links.profiles, links.log, links.congestion, links.seed)
 
 
 LINKS: dict[str, Callable[[LinksOfRun], LinkBackend]] = {

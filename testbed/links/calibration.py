@@ -12,7 +12,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from testbed.links import check
 from testbed.links.base import DELAY, JITTER, LOSS, LinkBackend
 from testbed.links.check import Check
 from testbed.links.errors import LinkError
-from testbed.links.profile import WAYS, LinkProfile
+from testbed.links.profile import WAYS, Direction, LinkProfile
 from testbed.links.rates import FRAME_BYTES, L2_HEADER_BYTES, PAYLOAD_BYTES, WIRE_PER_PAYLOAD, Rate
 from testbed.links.traces import Way
 
@@ -104,7 +104,7 @@ async def calibrate(
 
 
 @contextlib.asynccontextmanager
-async def both_ends(backend: LinkBackend, names: Iterable[str], log: Path, congestion: str) -> AsyncIterator[Driver]:
+async def both_ends(backend: LinkBackend, names: Collection[str], log: Path, congestion: str) -> AsyncIterator[Driver]:
     """The measuring processes, which have ended when this is left."""
     place = backend.server
     started: list[asyncio.subprocess.Process] = []
@@ -131,6 +131,7 @@ async def both_ends(backend: LinkBackend, names: Iterable[str], log: Path, conge
         for name in names:
             host, port = await backend.address(name, Address(ready["host"], ready["port"]))
             await start(backend.client(name), "join", host, str(port), name, congestion)
+        await driver.run("hello", {name: {} for name in names}, READY_S)
         yield driver
     finally:
         for process in reversed(started):
@@ -138,6 +139,12 @@ async def both_ends(backend: LinkBackend, names: Iterable[str], log: Path, conge
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
             await process.wait()
+
+
+def only(profile: LinkProfile, way: Way) -> LinkProfile:
+    """The rate of one way and nothing else: a slow other way would hold acknowledgements back, a short queue TCP."""
+    plain = Direction(rate=getattr(profile, way).rate)
+    return LinkProfile(up=plain) if way == "up" else LinkProfile(down=plain)
 
 
 def bare(profile: LinkProfile, *without: str) -> LinkProfile:
@@ -157,7 +164,7 @@ async def _rates(
     streams: dict[str, Any] = {}
     floods: dict[str, Any] = {}
     limit_s, set_s = 0.0, {}
-    shaped = {name: bare(profile, DELAY, JITTER, LOSS) for name, profile in profiles.items()}
+    shaped = {name: only(profile, way) for name, profile in profiles.items()}
     for name, profile in shaped.items():
         rate = profile.rate(way)
         if math.isinf(rate.mean_bps):
@@ -168,10 +175,10 @@ async def _rates(
             floods[name] = _flood(rate, seconds)
             limit_s = max(limit_s, 4 * seconds)
             continue
-        passed = rate.bytes_between(0.0, seconds) or rate.mean_bps * seconds / 8
+        passed = check.early_bps(rate, seconds) * seconds / 8
         count = max(int(passed / WIRE_PER_PAYLOAD), PACKETS_MIN * PAYLOAD_BYTES)
         streams[name] = {"bytes": count}
-        limit_s = max(limit_s, 4 * rate.finish(0.0, count * WIRE_PER_PAYLOAD) + 10 * FRAME_BYTES * 8 / rate.mean_bps)
+        limit_s = max(limit_s, 4 * rate.finish(0.0, count * WIRE_PER_PAYLOAD) + seconds)
     answers = await driver.run(way, streams, limit_s)
     for name in floods:
         await backend.set(name, shaped[name])
@@ -216,8 +223,10 @@ async def _losses(
     lossy = {name: profile for name, profile in profiles.items() if getattr(profile, way).losses.mean}
     for name, profile in lossy.items():
         await backend.set(name, profile)
-        mean_bps = profile.rate(way).mean_bps
-        per_s = min(LOAD * mean_bps / 8 / (DATAGRAM_BYTES + UDP_HEADER_BYTES), DATAGRAM_RATE_MAX / len(lossy))
+        per_s = min(
+            LOAD * check.early_bps(profile.rate(way), seconds) / 8 / (DATAGRAM_BYTES + UDP_HEADER_BYTES),
+            DATAGRAM_RATE_MAX / len(lossy),
+        )
         jobs[name] = {"count": max(10, int(per_s * seconds)), "gap": 1 / per_s, "size": DATAGRAM_BYTES}
         limit_s = max(limit_s, 4 * seconds + 40 / per_s)
     answers = await driver.run(f"datagrams_{way}", jobs, limit_s)

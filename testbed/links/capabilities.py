@@ -18,7 +18,7 @@ CAN = {
     "none": frozenset[str](),
     "netns": frozenset({RATE, VARYING, DELAY, JITTER, LOSS}),
     "tun": frozenset({RATE, VARYING, MAHIMAHI, DELAY, JITTER, LOSS}),
-    "host": frozenset({RATE, VARYING, DELAY, JITTER, LOSS}),
+    "host": frozenset({RATE, DELAY, JITTER, LOSS}),
     "proxy": frozenset({RATE, VARYING, DELAY, JITTER}),
 }
 WHAT = {

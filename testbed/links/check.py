@@ -10,12 +10,13 @@ from typing import Any
 
 from testbed.links.loss import GilbertElliott
 from testbed.links.profile import LinkProfile
-from testbed.links.rates import FRAME_BYTES, L2_HEADER_BYTES, WIRE_PER_PAYLOAD
+from testbed.links.rates import FRAME_BYTES, L2_HEADER_BYTES, WIRE_PER_PAYLOAD, Rate
 from testbed.links.traces import Way
 
 BOUND, BOUND_NETNS = 0.05, 0.02  # of the rate, and of the delay
 DELAY_BOUND_S = 0.0025  # timers and waking up, where 5 % of the delay is less
 PACKETS_BOUND = 2  # what a token bucket and the first packet may make of a short transfer
+EARLY_S = 2.0  # of a link whose rate varies: what a message meets
 LOSS_SIGMAS = 3.3  # one good link in a thousand fails
 PROBE_BYTES = L2_HEADER_BYTES + 20 + 32 + 8  # a small message of TCP with timestamps, on layer 2
 
@@ -58,6 +59,8 @@ def rate(client: str, way: Way, profile: LinkProfile, answer: Mapping[str, Any],
 
     `set_s` is when the profile's times began. The goodput of TCP is taken to layer 2 by 1514/1448.
     """
+    if answer["last"] <= answer["first"]:
+        return Check(client, way, "rate", profile.rate(way).mean_bps, 0.0, False, 100 * bound)
     passed = (answer["bytes"] - answer["first_bytes"]) * WIRE_PER_PAYLOAD
     span = answer["last"] - answer["first"]
     expected = profile.rate(way).bytes_between(answer["first"] - set_s, answer["last"] - set_s)
@@ -68,13 +71,17 @@ def rate(client: str, way: Way, profile: LinkProfile, answer: Mapping[str, Any],
     return Check(client, way, "rate", configured, measured, ok, 100 * allowed)
 
 
+def early_bps(rate: Rate, seconds: float) -> float:
+    """The rate of a link in its first seconds; a packet a second where it passes nothing in them."""
+    passed = rate.bytes_between(0.0, seconds) if rate.varies else rate.mean_bps / 8 * seconds
+    return max(passed, FRAME_BYTES) * 8 / seconds
+
+
 def delay(client: str, way: Way, profile: LinkProfile, times_s: list[float]) -> Check:
     """The median time of a small message one way, against the link's delay and what sending the message takes."""
     direction = getattr(profile, way)
     configured = direction.delay_s
-    mean_bps = profile.rate(way).mean_bps
-    if mean_bps and not math.isinf(mean_bps):
-        configured += PROBE_BYTES * 8 / mean_bps
+    configured += PROBE_BYTES * 8 / early_bps(profile.rate(way), EARLY_S)
     measured = statistics.median(times_s)
     # The median of n draws is off by about 1.25 sigma / sqrt(n); three of that is not the emulation's error.
     spread = 3 * 1.25 * direction.jitter_s / math.sqrt(len(times_s))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from testbed.links import namespaces, registry
 from testbed.links import profile as profiles
-from testbed.links import registry
 from testbed.links.commands import ask
 from testbed.links.errors import LinkError
 from testbed.links.host import Host
 from testbed.links.kernel import Kernel
-from testbed.links.registry import Owner
+from testbed.links.registry import PREFIX, Owner
 from testbed.links.reset import orphans, reset
 
 Result = dict[str, Any]
@@ -78,9 +78,10 @@ async def clear_link(target: str) -> Result:
 
 async def reset_all() -> Result:
     """Remove what no living process owns."""
+    there = namespaces.listed(PREFIX)  # before the owners: a run that begins meanwhile is not in it
     owners = registry.owners()
     done = await reset(owner for owner in owners if not owner.alive)
-    return {"done": done + await orphans(owner for owner in owners if owner.alive)}
+    return {"done": done + await orphans(there, owners)}
 
 
 def _split(target: str) -> tuple[str, str]:

@@ -146,7 +146,7 @@ class Host:
         }
 
     def _record(self) -> Owner | None:
-        return registry.find(f"host-{self._interface}")
+        return registry.find(f"@{self._interface}")
 
     def _links(self) -> dict[str, Link]:
         record = self._record()
@@ -166,7 +166,7 @@ class Host:
             if foreign and not force:
                 raise LinkError(foreign)
             before = {"queueing": state.interface, "gso_max_segs": message.get_attr("IFLA_GSO_MAX_SEGS")}
-            record = Owner(f"host-{self._interface}", "host", interface=self._interface, before=before)
+            record = Owner(f"@{self._interface}", "host", interface=self._interface, before=before)
         else:
             record = old
         minor = record.links[address]["minor"] if address in record.links else self._free(record)

@@ -57,7 +57,12 @@ class Lab:
     def _choose(self) -> None:
         name, self.why = choose(self._config.backend, self._config.needs(list(self.profiles)), capabilities())
         run = LinksOfRun(
-            self._run, self.profiles, self._config.congestion, self._directory / "links.log", self._on_rate
+            self._run,
+            self.profiles,
+            self._config.congestion,
+            self._directory / "links.log",
+            self._on_rate,
+            self._config.seed,
         )
         self.backend = LINKS[name](run)
 

@@ -29,7 +29,7 @@ class LinksConfig:
     `profile` is that of every client, `clients` are entries `CLIENT: PROFILE` for those that differ, `timeline`
     entries `TIME CLIENT: PROFILE` for changes while training goes on (CLIENT may be `all`). `congestion` is TCP's
     congestion control at both ends, named because the system's own differs from host to host; `calibrate_s`
-    the length of the transfers before a run, 0 for none.
+    the length of the transfers before a run, 0 for none; `seed` decides which packets are lost.
     """
 
     backend: Literal["auto", "none", "netns", "tun", "proxy"] = "auto"
@@ -38,6 +38,7 @@ class LinksConfig:
     timeline: tuple[str, ...] = ()
     congestion: str = "cubic"
     calibrate_s: float = 2.0
+    seed: int = 0
 
     def __post_init__(self) -> None:
         self._profile()
@@ -48,7 +49,9 @@ class LinksConfig:
 
     @property
     def any(self) -> bool:
-        """Whether any link is ever shaped."""
+        """Whether any link is ever shaped; back-end `none` takes no notice of profiles."""
+        if self.backend == "none":
+            return False
         profiles = [self._profile(), *self._clients().values(), *(change.profile for change in self.changes())]
         return any(each.needs for each in profiles)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
+
+from testbed.links.errors import LinkError
 
 T = TypeVar("T")
 
@@ -54,3 +56,10 @@ def prefix(namespace: str) -> tuple[str, ...]:
 def listed(beginning: str) -> list[str]:
     """The names of the namespaces that begin so."""
     return sorted(path.name for path in FOLDER.glob(f"{beginning}*")) if FOLDER.is_dir() else []
+
+
+def refuse(names: Iterable[str]) -> None:
+    """LinkError where one of these exists: it is somebody else's, and must not be removed as if it were ours."""
+    there = [name for name in names if (FOLDER / name).exists()]
+    if there:
+        raise LinkError(f"network namespace {there[0]} exists already; `splitcom link reset` removes what no run owns")

@@ -8,6 +8,7 @@ a shaper at the client's own end would push back on its TCP, where a modem's que
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +27,7 @@ from testbed.links.shaper import Shaper
 
 SERVER_ADDRESS, LENGTH, NETWORK = "10.77.0.1", 16, "10.77.0.0/16"
 FIRST = 10  # the number of the first client's address
-CLIENTS_MAX = 1000  # a bridge has 1024 ports
+CLIENTS_MAX = 400  # each takes two neighbours of the 1024 that a kernel keeps by default
 MINOR = 0x10
 BRIDGE, DEVICE = "br0", "eth0"
 
@@ -55,7 +56,7 @@ class Netns:
         self._hub, self._server = f"{PREFIX}{run}-hub", f"{PREFIX}{run}-server"
         self._clients = {name: f"{PREFIX}{run}-client-{name}" for name in profiles}
         self.server = Place(SERVER_ADDRESS, namespaces.prefix(self._server), congestion)
-        self._kernel = Kernel()
+        self._kernel, self._turn = Kernel(), asyncio.Lock()
         names = {shaper: name for name in profiles for shaper in self.shapers(name)}
         self._playback = Playback(self._kernel, lambda shaper, bps: on_rate(names[shaper], shaper.way, bps))
 
@@ -67,6 +68,7 @@ class Netns:
     def plan(self) -> list[Operation]:
         """What makes it all, in order."""
         made = [op.add_namespace(name) for name in self.namespaces]
+        made += [op.without_ipv6(name) for name in self.namespaces]
         made += [op.set_up(name, "lo") for name in self.namespaces]
         made += [op.add_bridge(self._hub, BRIDGE), op.set_up(self._hub, BRIDGE)]
         made += self._join("server", self._server, SERVER_ADDRESS)
@@ -102,6 +104,7 @@ class Netns:
         return [Shaper(self._hub, f"u{number}", MINOR, "up"), Shaper(self._hub, f"c{number}", MINOR, "down")]
 
     async def __aenter__(self) -> Netns:
+        namespaces.refuse(self.namespaces)
         try:
             await self._kernel.run(self.plan())
             for name, profile in self._profiles.items():
@@ -134,13 +137,15 @@ class Netns:
 
     async def set(self, name: str, profile: LinkProfile) -> None:
         """See `LinkBackend`."""
-        for shaper in self.shapers(name):
-            await self._kernel.run(shaper.change(self._profiles[name], profile))
-        self._profiles[name] = profile
-        await self._follow(name, profile)
+        async with self._turn:
+            for shaper in self.shapers(name):
+                self._playback.drop(shaper)  # before the class is changed, or its next step would undo that
+                await self._kernel.run(shaper.change(self._profiles[name], profile))
+            self._profiles[name] = profile
+            await self._follow(name, profile)
 
     async def counters(self) -> dict[str, dict[str, Counts]]:
-        """See `LinkBackend`; also `drops`, those of the queue, and `backlog_bytes`."""
+        """See `LinkBackend`: uplinks before their queue, downlinks after it; `dropped` are those of the queue."""
         counted: dict[str, dict[str, Counts]] = {}
         for name, number in self._numbers.items():
             traffic = await self._kernel.traffic(self._hub, f"c{number}")

@@ -55,6 +55,12 @@ def add_namespace(name: str) -> Operation:
     return Operation("", f"ip netns add {name}")
 
 
+def without_ipv6(name: str) -> Operation:
+    """No IPv6 on devices that come later: its multicast would cross every link and be counted there."""
+    switch = "/proc/sys/net/ipv6/conf/default/disable_ipv6"
+    return Operation("", f"ip netns exec {name} sh -c '[ ! -e {switch} ] || echo 1 > {switch}'")
+
+
 def delete_namespace(name: str) -> Operation:
     """Remove a name, and with it the namespace once no process is in it."""
     return Operation("", f"ip netns del {name}")

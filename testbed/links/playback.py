@@ -42,7 +42,7 @@ class Playback:
 
     async def follow(self, shaper: Shaper, profile: LinkProfile) -> None:
         """Play the profile's rate on a shaper from now on, if it varies; what was played there ends."""
-        self._tracks.pop(shaper, None)
+        self.drop(shaper)
         rate = profile.rate(shaper.way)
         if not rate.varies:
             return
@@ -52,6 +52,10 @@ class Playback:
             self._sockets[shaper.namespace] = FastHtb(shaper.namespace)
         if self._task is None:
             self._task = asyncio.create_task(self._play(), name="playback of link rates")
+
+    def drop(self, shaper: Shaper) -> None:
+        """Play nothing on a shaper any more."""
+        self._tracks.pop(shaper, None)
 
     async def close(self) -> None:
         """End everything; an error that ended it before is raised."""

@@ -62,14 +62,22 @@ class Owner:
         """Where the process listens for commands."""
         return folder() / f"{self.name}.sock"
 
-    def write(self) -> None:
-        """Write the record, whole or not at all, to disk."""
+    def write(self, new: bool = False) -> None:
+        """Write the record, whole or not at all, to disk; LinkError where it has to be `new` and is not."""
         scratch = self.path.with_suffix(f".{os.getpid()}.tmp")
         with scratch.open("w") as file:
             json.dump(asdict(self), file)
             file.flush()
             os.fsync(file.fileno())
-        scratch.replace(self.path)
+        if not new:
+            scratch.replace(self.path)
+            return
+        try:
+            os.link(scratch, self.path)
+        except FileExistsError:
+            raise LinkError(f"links of the name {self.name!r} are being made by another process") from None
+        finally:
+            scratch.unlink()
 
     def forget(self) -> None:
         """Remove the record."""
@@ -88,7 +96,7 @@ def claim(name: str, backend: str, namespaces: tuple[str, ...] = ()) -> Owner:
             f"links of the name {name!r} are left from process {there.pid}; `splitcom link reset` ends them"
         )
     owner = Owner(name, backend, os.getpid(), _started(os.getpid()), namespaces)
-    owner.write()
+    owner.write(new=True)
     return owner
 
 
@@ -110,7 +118,10 @@ def _read(path: Path) -> Owner | None:
         return None
     except (OSError, ValueError) as error:
         raise LinkError(f"{path}: {error}; valid: a record that splitcom wrote") from None
-    return Owner(**table | {"namespaces": tuple(table["namespaces"])})
+    try:
+        return Owner(**table | {"namespaces": tuple(table["namespaces"])})
+    except (KeyError, TypeError) as error:
+        raise LinkError(f"{path}: {error}; valid: a record that splitcom wrote, or none") from None
 
 
 def _started(pid: int) -> int:

@@ -6,6 +6,7 @@ with the connection. Times are seconds of CLOCK_MONOTONIC, which both ends share
 
 A job is `{"do": ..., "clients": {NAME: {...}}}` and is done with all its clients at once:
 
+* `hello` `{}`: nothing, once the client has connected.
 * `up`, `down` `{"bytes": n}`: n bytes over TCP. Answer by client: `bytes`, when it `began`, `first_bytes` and when
   they came (`first`), when the last one did (`last`).
 * `delay` `{"count": k}`: k small messages there and back, one by one. Answer: lists `up` and `down` of seconds.
@@ -238,6 +239,9 @@ class Server:
             if not self._arrived.wait_for(lambda: name in self._peers, SILENCE_S):
                 raise TimeoutError(f"{name} did not connect within {SILENCE_S:g} s")
             return self._peers[name]
+
+    def _hello(self, peer: Peer, job: dict[str, Any]) -> dict[str, Any]:
+        return {}
 
     def _up(self, peer: Peer, job: dict[str, Any]) -> dict[str, Any]:
         peer.say({"do": "up", **job})

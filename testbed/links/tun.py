@@ -47,9 +47,9 @@ class Tun:
 
     def plan(self) -> list[Operation]:
         """What makes the namespaces; the emulator makes the devices in them."""
-        return [op.add_namespace(name) for name in self.namespaces] + [
-            op.set_up(name, "lo") for name in self.namespaces
-        ]
+        made = [op.add_namespace(name) for name in self.namespaces]
+        made += [op.without_ipv6(name) for name in self.namespaces]
+        return made + [op.set_up(name, "lo") for name in self.namespaces]
 
     def addresses(self) -> list[Operation]:
         """What makes the devices usable."""
@@ -68,6 +68,7 @@ class Tun:
         return [*texts[0], emulator, *texts[1], *(op.delete_namespace(name).text for name in self.namespaces)]
 
     async def __aenter__(self) -> Tun:
+        namespaces.refuse(self.namespaces)
         try:
             async with Kernel() as kernel:
                 await kernel.run(self.plan())

@@ -66,6 +66,17 @@ def test_a_loss_as_configured_passes_and_three_times_as_much_fails(losses: Gilbe
     assert caught >= 195
 
 
+def test_a_link_that_passes_nothing_fails_with_a_number() -> None:
+    nothing = {"bytes": 0, "first_bytes": 1448, "first": 0.0, "last": 0.0}
+    done = check.rate("a", "up", parse("up=1mbit+2mbit@1s"), nothing, 0.0, 0.02)
+    assert (done.ok, done.measured, done.error_percent) == (False, 0.0, -100)
+
+
+def test_a_message_meets_the_first_seconds_of_a_rate_that_varies() -> None:
+    done = check.delay("a", "up", parse("up=64kbit+10mbit@60s delay=10ms"), [0.0203] * 9)
+    assert done.ok
+
+
 def test_json_has_the_fields_that_it_promises() -> None:
     table = check.delay("a", "up", parse("delay=100ms"), [0.1]).table()
     assert set(table) >= {"client", "direction", "what", "configured", "measured", "error_percent"}

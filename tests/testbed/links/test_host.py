@@ -70,7 +70,7 @@ def send(namespace: str, to: str, count: int) -> None:
 
 
 def record() -> registry.Owner:
-    found = registry.find(f"host-{INTERFACE}")
+    found = registry.find(f"@{INTERFACE}")
     assert found is not None
     return found
 
@@ -295,10 +295,10 @@ def test_the_commands_of_a_dry_run_do_the_same() -> None:
             for operation in await host.plan(address(number), profile):
                 await kernel.command(operation.text)
             links = {address(number): {"address": address(number), "minor": 0x10 + number, "profile": profile.table()}}
-            there = registry.find(f"host-{INTERFACE}")
+            there = registry.find(f"@{INTERFACE}")
             before = there.before if there else {"queueing": {}, "gso_max_segs": 1}
             links = there.links | links if there else links
-            registry.Owner(f"host-{INTERFACE}", "host", 0, interface=INTERFACE, before=before, links=links).write()
+            registry.Owner(f"@{INTERFACE}", "host", 0, interface=INTERFACE, before=before, links=links).write()
 
     with Lan() as lan:
         make(lan, texts)

@@ -67,7 +67,7 @@ def test_a_mistake_is_named_by_its_key(table: dict[str, object], said: str) -> N
     [
         ({"links": {"clients": ["agent7: lte"]}}, "links.clients: 'agent7' is no client of the run"),
         ({"links": {"timeline": ["1s agent7: lte"]}}, "links.timeline: 'agent7' is no client of the run"),
-        ({"links": {"profile": "lte"}, "transport": "memory"}, "valid with memory: none"),
+        ({"links": {"profile": "lte"}, "transport": "memory"}, "valid with memory: links.backend = none"),
         ({"links": {"profile": "lte"}, "broker": "mqtt://example.test:1883"}, "starts the broker itself"),
     ],
 )
@@ -75,6 +75,10 @@ def test_a_scenario_refuses_links_that_it_cannot_have(layer: dict[str, object], 
     with pytest.raises(SettingsError) as caught:
         read(["splitcom"], layer)
     assert said in str(caught.value)
+
+
+def test_without_emulation_profiles_are_taken_no_notice_of() -> None:
+    assert not read(["splitcom"], {"links": {"profile": "lte", "backend": "none"}, "transport": "memory"}).links.any
 
 
 def test_congestion_control_reaches_both_ends_of_a_link() -> None:

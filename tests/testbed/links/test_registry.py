@@ -52,7 +52,15 @@ def test_another_process_of_the_same_number_is_not_the_owner() -> None:
     assert not found.alive
 
 
-def test_a_record_that_is_none_is_named(records: Path) -> None:
-    (records / "run.json").write_text("{")
+@pytest.mark.parametrize("text", ["{", "{}", '{"namespaces": [], "color": 3}'])
+def test_a_record_that_is_none_is_named(records: Path, text: str) -> None:
+    (records / "run.json").write_text(text)
     with pytest.raises(LinkError, match=r"run\.json"):
         registry.find("run")
+
+
+def test_two_that_claim_a_name_at_once_do_not_both_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.claim("run", "netns")
+    monkeypatch.setattr(registry, "find", lambda name: None)  # as the other one saw it a moment ago
+    with pytest.raises(LinkError, match="being made by another process"):
+        registry.claim("run", "netns")

@@ -134,13 +134,14 @@ def test_an_unknown_client_is_an_error_with_the_valid_ones(tmp_path: Path) -> No
         within(tun, work)
 
 
-def test_a_namespace_that_is_there_already_leaves_nothing_new(tmp_path: Path) -> None:
+def test_a_namespace_that_is_there_already_is_left_alone(tmp_path: Path) -> None:
     tun, _ = links(tmp_path, "up=5mbit")
     subprocess.run(["ip", "netns", "add", tun.namespaces[0]], check=True)
 
     async def work() -> None:
         raise AssertionError
 
-    with pytest.raises(LinkError, match="ip netns add"):
+    with pytest.raises(LinkError, match="exists already"):
         within(tun, work)
-    assert not [name for name in namespaces.listed("splitcom-") if name in tun.namespaces]
+    assert [name for name in namespaces.listed("splitcom-") if name in tun.namespaces] == [tun.namespaces[0]]
+    subprocess.run(["ip", "netns", "del", tun.namespaces[0]], check=True)
