@@ -100,13 +100,16 @@ class Lab:
             await reset([there])
         self._owner = registry.claim(self._run, name, tuple(getattr(self.backend, "namespaces", ())))
 
-    async def __aexit__(self, *_: object) -> None:
-        await self._leave()
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        failures = await self._leave()
+        if failures and kind is None:
+            raise failures[0]  # the timeline was not followed to its end: the run was not what it says
 
-    async def _leave(self) -> None:
+    async def _leave(self) -> list[Exception]:
+        """Take everything away; what the timeline failed with, if it did."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        ended = await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             if self._socket is not None:
                 await self._socket.__aexit__(None, None, None)
@@ -117,6 +120,7 @@ class Lab:
             if self._record is not None:
                 self._record.close()
                 self._record = None
+        return [error for error in ended if isinstance(error, Exception)]
 
     async def calibrate(self) -> list[Check]:
         """A short measurement of every link; the counters of the run begin after it.

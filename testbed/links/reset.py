@@ -15,7 +15,7 @@ from testbed.links.registry import PREFIX, Owner
 
 
 async def reset(owners: Iterable[Owner]) -> list[str]:
-    """Remove what these owners made and restore what they found; what was done, a line each."""
+    """Remove what these owners made and restore what they found; what was done, or could not be, a line each."""
     done: list[str] = []
     there = set(namespaces.listed(PREFIX))
     async with Kernel() as kernel:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,7 +31,7 @@ def parse(key: str, text: str, way: Way) -> Rate:
     if separator:
         if kind not in READERS:
             raise SettingsError(f"{key}: {text!r}; valid: csv:FILE or mahimahi:FILE for a trace")
-        return READERS[kind](Path(name), way)
+        return copy.copy(_read(kind, Path(name), _stamp(Path(name)), way))
     if text == UNLIMITED:
         return Constant(math.inf)
     first, *later = text.split("+")
@@ -46,6 +48,21 @@ def parse(key: str, text: str, way: Way) -> Rate:
         return Steps(times, rates)
     except ValueError as error:
         raise SettingsError(f"{key}: {text!r}: {error}") from None
+
+
+@functools.lru_cache(maxsize=1024)
+def _read(kind: str, path: Path, stamp: tuple[int, int], way: Way) -> Rate:
+    """A trace file as it is at a stamp, read once: it may be long, and every link asks for rates of its own."""
+    return READERS[kind](path, way)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """What changes with a file's content; zeros where there is none, which reading it will say."""
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, 0)
+    return (found.st_mtime_ns, found.st_size)
 
 
 def read_csv(path: Path, way: Way) -> Steps:

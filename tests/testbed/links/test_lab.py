@@ -18,6 +18,7 @@ from broker.engines import engine
 from testbed.links import namespaces, registry
 from testbed.links.commands import ask
 from testbed.links.errors import LinkError
+from testbed.links.kernel import command
 from testbed.links.lab import RECORD, Lab
 from testbed.links.links_config import LinksConfig
 from testbed.links.profile import LinkProfile, parse
@@ -112,6 +113,21 @@ def test_the_timeline_counts_from_the_beginning_of_training(
     assert asyncio.run(go()) == {"agent0": "up=1mbit", "agent1": "up=2mbit"}
     told = [(event["client"], event["profile"]) for event in events(tmp_path) if event["event"] == "set"]
     assert told == [("agent0", "up=2mbit"), ("agent1", "up=2mbit"), ("agent0", "up=1mbit")]
+
+
+def test_a_change_that_fails_is_told_at_the_end(run: str, tmp_path: Path) -> None:
+    config = LinksConfig(profile="up=5mbit", timeline=("0s agent0: up=1mbit",), calibrate_s=0)
+
+    async def go() -> None:
+        async with Lab(run, config, ["agent0"], tmp_path) as lab:
+            hub = next(name for name in namespaces.listed("splitcom-") if f"{run}-hub" in name)
+            await command(f"ip -n {hub} link del u0")
+            await lab.begin()
+            await asyncio.wait(lab._tasks)
+
+    with pytest.raises(LinkError, match=r"class change dev u0 .*: No such device"):
+        asyncio.run(go())
+    assert not [name for name in namespaces.listed("splitcom-") if run in name]
 
 
 def test_a_command_from_outside_changes_a_link_and_is_recorded(run: str, tmp_path: Path) -> None:

@@ -255,3 +255,15 @@ def test_the_trace_of_a_word_lies_in_the_working_directory(tmp_path: Path, monke
     (tmp_path / "t").write_text("10\n")
     monkeypatch.chdir(tmp_path)
     assert profile.parse("up=mahimahi:t").up.rate == f"mahimahi:{tmp_path / 't'}"
+
+
+def test_a_trace_is_read_once_and_each_link_has_a_rate_of_its_own(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    trace.write_text("".join(f"{ms}\n" for ms in range(1, 200_001)))
+    first = traces.parse("up", f"mahimahi:{trace}", "up")
+    assert first.finish(0.0, 1514) == 0.001
+    assert first.finish(0.0, 1514) == 0.002
+    second = traces.parse("up", f"mahimahi:{trace}", "up")
+    assert second.finish(0.0, 1514) == 0.001
+    trace.write_text("7\n")
+    assert traces.parse("up", f"mahimahi:{trace}", "up").finish(0.0, 1514) == 0.007
