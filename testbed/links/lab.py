@@ -27,6 +27,7 @@ from testbed.links.registry import Owner
 from testbed.links.traces import Way
 
 RECORD = "links.jsonl"
+TRIES = 3  # of a calibration: a moment in which the machine was busy is no bad link
 
 
 class Lab:
@@ -140,15 +141,17 @@ class Lab:
         return self.checks
 
     async def _calibrate(self) -> None:
-        await self.measure(("rate", "delay"), self._config.calibrate_s)
-        bad = [check for check in self.checks if not check.ok]
-        if bad:
-            first = bad[0]
-            raise LinkError(
-                f"calibration: {first.client} {first.direction}: {first.what} is {first.error_percent:+.1f} % off "
-                f"({len(bad)} of {len(self.checks)} figures); `splitcom link check` measures at length, "
-                "links.calibrate_s = 0 runs without"
-            )
+        for _ in range(TRIES):
+            await self.measure(("rate", "delay"), self._config.calibrate_s)
+            bad = [check for check in self.checks if not check.ok]
+            if not bad:
+                return
+        first = bad[0]
+        raise LinkError(
+            f"calibration: {first.client} {first.direction}: {first.what} is {first.error_percent:+.1f} % off "
+            f"({len(bad)} of {len(self.checks)} figures); `splitcom link check` measures at length, "
+            "links.calibrate_s = 0 runs without"
+        )
 
     def client(self, name: str) -> tuple[str, ...]:
         """What has to stand before an agent's command."""
