@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 from pathlib import Path
@@ -10,6 +11,7 @@ from broker.errors import SettingsError
 
 AVAILABLE = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
 ALLOWED = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")  # to those who are not root
+AUTO, PREFERRED = "auto", "cubic"  # what most hosts have as their own
 
 
 def set_congestion(sock: socket.socket, name: str) -> None:
@@ -26,6 +28,35 @@ def set_congestion(sock: socket.socket, name: str) -> None:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
         raise SettingsError(f"congestion: {name!r}: {reason}; valid: {', '.join(available())}, or empty") from None
+
+
+@functools.cache
+def resolve(name: str) -> str:
+    """`auto` as a name: cubic where this user may set it, else the system's own. Another name is left as it is.
+
+    Empty on a system that has no choice.
+    """
+    if name != AUTO:
+        return name
+    with socket.socket() as trial:
+        try:
+            set_congestion(trial, PREFERRED)
+        except SettingsError:
+            return system_default()
+    return PREFERRED
+
+
+def system_default() -> str:
+    """What a connection of this host has unless told otherwise; empty where that cannot be found out."""
+    if not hasattr(socket, "TCP_CONGESTION"):
+        return ""
+    with socket.socket() as fresh:
+        return in_use(fresh)
+
+
+def in_use(sock: socket.socket) -> str:
+    """What a socket has."""
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).partition(b"\0")[0].decode()
 
 
 def available() -> list[str]:

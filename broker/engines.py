@@ -97,7 +97,7 @@ async def embedded(spec: str, directory: Path, place: Place) -> AsyncIterator[Ad
     # A place that is not of this machine's own network can be reached by nobody but the run.
     flags = ["--events", "--attached", "--host", place.host, "--port", "0"] + ["--insecure"] * bool(place.prefix)
     command = [*place.prefix, sys.executable, "-m", "broker", *flags, "--set", f"congestion={place.congestion}"]
-    async with _process(command, directory / "broker.log", _embedded_environment()) as process:
+    async with _process(command, directory / "broker.log", _environment()) as process:
         assert process.stdout is not None
         ready = await _event(process, directory / "broker.log")
         rest = asyncio.create_task(process.stdout.read(), name="broker events")
@@ -121,9 +121,9 @@ async def mosquitto(spec: str, directory: Path, place: Place) -> AsyncIterator[A
         address = Address(place.host, _free_port())
         configuration = directory / "mosquitto.conf"
         configuration.write_text(mosquitto_configuration(address), encoding="utf-8")
-        command = [*place.prefix, binary, "-c", str(configuration)]
+        command = [*place.prefix, sys.executable, "-m", "broker.attached", binary, "-c", str(configuration)]
         before = _times_running(log)
-        async with _process(command, log, dict(os.environ)) as process:
+        async with _process(command, log, _environment()) as process:
             try:
                 await _listening(process, log, before)
             except ConnectError:
@@ -267,7 +267,7 @@ def _tail(log: Path) -> str:
     return lines[-1] if lines else ""
 
 
-def _embedded_environment() -> dict[str, str]:
+def _environment() -> dict[str, str]:
     """Ours, without settings meant for a broker that the user starts, and with this package on the path."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SPLITCOM_BROKER_")}
     root = str(Path(__file__).resolve().parent.parent)

@@ -122,10 +122,15 @@ def run(main: Coroutine[Any, Any, T], attached: bool = False) -> T:
             stopped = True
             task.cancel()
 
+        def read() -> None:
+            if not os.read(sys.stdin.fileno(), 4096):
+                loop.remove_reader(sys.stdin.fileno())  # or it would cancel again and again, and all cleaning up
+                stop()
+
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop)
         if attached:
-            loop.add_reader(sys.stdin.fileno(), lambda: None if os.read(sys.stdin.fileno(), 4096) else stop())
+            loop.add_reader(sys.stdin.fileno(), read)
         try:
             return await task
         finally:

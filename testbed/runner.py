@@ -136,8 +136,10 @@ async def run_processes(scenario: Scenario, directory: Path, progress: Progress)
                     progress(name, event)
 
                 await _start(scenario, directory, lab, address, on_event, children)
-                for child in children:
-                    group.create_task(child.watch(), name=child.name)
+                duties = [group.create_task(duty, name="links") for duty in (lab.watch(), lab.follow_timeline())]
+                await asyncio.wait([group.create_task(child.watch(), name=child.name) for child in children])
+                for duty in duties:
+                    duty.cancel()
             links = await lab.records()
     except* ProcessError as group_error:
         failure = group_error.exceptions[0]
@@ -148,6 +150,8 @@ async def run_processes(scenario: Scenario, directory: Path, progress: Progress)
             shutil.rmtree(directory)
             raise
         failure = group_error.exceptions[0]
+        if children:
+            failure = ProcessError(str(failure), 1)  # not of what was asked for: of what went on
     if isinstance(failure, ProcessError):
         failure.status = 2 if failure.status == 2 and not any("begin" in child.last for child in children) else 1
         if failure.status == 2:
@@ -165,7 +169,7 @@ async def _measured(lab: Lab, progress: Progress) -> None:
     """Say what the links are, and measure them."""
     if lab.backend.name == "none":
         return
-    progress.say(f"links: {lab.backend.name}, {lab.why}")
+    progress.say(f"links: {lab.backend.name}, {lab.why}; congestion control {lab.congestion or 'of the system'}")
     checks = await lab.calibrate()
     if checks:
         worst = max(checks, key=lambda check: abs(check.error_percent) / check.allowed_percent)

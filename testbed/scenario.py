@@ -116,7 +116,7 @@ class Scenario:
 
     def _channel(self) -> ChannelConfig:
         """The channel of server and agents, with the congestion control of the links where they name one."""
-        congestion = self.links.congestion if self.links.any else ""
+        congestion = self.links.congestion_control if self.links.any else ""
         return replace(self.channel, congestion=congestion or self.channel.congestion)
 
     def with_base(self, base: str) -> Scenario:

@@ -43,6 +43,10 @@ class LinkBackend(Protocol):
         """Give a client's link another profile, whose times begin now; what waits in its queues stays."""
         ...
 
+    def changes(self, name: str, profile: LinkProfile) -> list[str]:
+        """The commands that `set` would come to now, in order; what no command does is told in brackets."""
+        ...
+
     async def counters(self) -> dict[str, dict[str, Counts]]:
         """By client and way what has passed: `packets`, `l2_bytes`, `dropped`, and what else the back-end counts.
 
@@ -50,10 +54,14 @@ class LinkBackend(Protocol):
         """
         ...
 
+    async def watch(self) -> None:
+        """Wait for as long as the links are what they are said to be; LinkError as soon as what carries them ended."""
+        ...
+
     def commands(self) -> list[str]:
         """The commands that entry and exit come to, in order."""
         ...
 
-    def facts(self) -> Mapping[str, Any]:
-        """For the record of a run: parameters, offloads, and how often a rate had to be clamped."""
+    async def facts(self) -> Mapping[str, Any]:
+        """For the record of a run: parameters, offloads, how exact it was, and how often a rate had to be clamped."""
         ...

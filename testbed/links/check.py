@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from testbed.links.loss import GilbertElliott
-from testbed.links.profile import LinkProfile
+from testbed.links.profile import Direction, LinkProfile
 from testbed.links.rates import FRAME_BYTES, L2_HEADER_BYTES, WIRE_PER_PAYLOAD, Rate
 from testbed.links.traces import Way
 
@@ -17,13 +17,17 @@ BOUND, BOUND_NETNS = 0.05, 0.02  # of the rate, and of the delay
 DELAY_BOUND_S = 0.0025  # timers and waking up, where 5 % of the delay is less
 PACKETS_BOUND = 2  # what a token bucket and the first packet may make of a short transfer
 EARLY_S = 2.0  # of a link whose rate varies: what a message meets
-LOSS_SIGMAS = 3.3  # one good link in a thousand fails
+SIGMAS = 3.3  # one good link in a thousand fails
+GRAIN_S = 0.001  # what timers and waking up add to a standard deviation
 PROBE_BYTES = L2_HEADER_BYTES + 20 + 32 + 8  # a small message of TCP with timestamps, on layer 2
 
 
 @dataclass(frozen=True)
 class Check:
-    """One figure of one way of a client's link: rates in bit/s of layer 2, delays in ms, losses in percent."""
+    """One figure of one way of a client's link: rates in bit/s of layer 2, delays and jitters in ms, losses in percent.
+
+    `what` is rate, delay, jitter or loss.
+    """
 
     client: str
     direction: Way
@@ -91,10 +95,39 @@ def delay(client: str, way: Way, profile: LinkProfile, times_s: list[float]) -> 
     return Check(client, way, "delay", 1000 * configured, 1000 * measured, ok, percent)
 
 
+def jitter(client: str, way: Way, direction: Direction, times_s: list[float]) -> Check:
+    """The standard deviation of the times of small messages one way, against that of the link's delay.
+
+    Delays are never below 0, so a jitter that is large beside the delay is configured to be less than it says. What is
+    allowed is what chance makes of a sample of a normal distribution.
+    """
+    configured = _deviation(direction.delay_s, direction.jitter_s)
+    measured = statistics.stdev(times_s)
+    freedom = len(times_s) - 1
+    allowed = configured * (math.sqrt(_chi_square(freedom, SIGMAS) / freedom) - 1) + GRAIN_S
+    ok = abs(measured - configured) <= allowed
+    return Check(client, way, "jitter", 1000 * configured, 1000 * measured, ok, 100 * allowed / configured)
+
+
+def _deviation(mean: float, sigma: float) -> float:
+    """The standard deviation of a normal distribution whose values below 0 count as 0."""
+    normal = statistics.NormalDist()
+    above, density = normal.cdf(mean / sigma), normal.pdf(mean / sigma)
+    first = mean * above + sigma * density
+    second = (mean**2 + sigma**2) * above + mean * sigma * density
+    return math.sqrt(second - first**2)
+
+
+def _chi_square(freedom: int, sigmas: float) -> float:
+    """A quantile of the chi-square distribution, by that of the normal one, after Wilson and Hilferty (1931)."""
+    spread = 2 / (9 * freedom)
+    return freedom * (1 - spread + sigmas * math.sqrt(spread)) ** 3
+
+
 def loss(client: str, way: Way, losses: GilbertElliott, sent: int, received: int) -> Check:
     """The share of datagrams that did not arrive, against the model's.
 
-    A share of few packets varies: what is allowed is LOSS_SIGMAS standard deviations of a chain with the model's
+    A share of few packets varies: what is allowed is SIGMAS standard deviations of a chain with the model's
     memory. A burst model may therefore be far off in a short check, and is not blamed for it.
     """
     mean, memory = losses.mean, losses.memory
@@ -102,7 +135,7 @@ def loss(client: str, way: Way, losses: GilbertElliott, sent: int, received: int
     # Of a mean over n draws of a chain: the variance of one, and twice all covariances, which fall off geometrically.
     covariances = in_bad * (1 - in_bad) * (losses.bad - losses.good) ** 2 * (memory / (1 - memory) if memory < 1 else 0)
     sigma = math.sqrt(max(0.0, mean * (1 - mean) + 2 * covariances) / sent)
-    allowed = LOSS_SIGMAS * sigma + 1 / sent
+    allowed = SIGMAS * sigma + 1 / sent
     measured = 1 - received / sent
     ok = abs(measured - mean) <= allowed
     return Check(client, way, "loss", 100 * mean, 100 * measured, ok, 100 * allowed / mean if mean else math.inf)

@@ -56,9 +56,11 @@ async def ask(path: Path, command: Mapping[str, Any]) -> dict[str, Any]:
             writer.write(json.dumps(command).encode() + b"\n")
             line = await reader.readline()
             writer.close()
-    except (OSError, TimeoutError) as error:
-        raise LinkError(f"the run {path.stem!r} does not answer: {error or 'no answer in time'}") from None
-    answer: dict[str, Any] = json.loads(line) if line else {"ok": False, "error": "it hung up"}
+        answer: dict[str, Any] = json.loads(line) if line else {"ok": False, "error": f"{path.stem} hung up"}
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise LinkError(f"{path.stem} takes no commands now: its links are being made, measured or removed") from None
+    except (OSError, TimeoutError, ValueError) as error:
+        raise LinkError(f"{path.stem} does not answer: {str(error) or f'nothing in {ANSWER_S:g} s'}") from None
     if not answer.pop("ok"):
         raise LinkError(answer["error"])
     return answer

@@ -108,6 +108,8 @@ class Program:
             counted["lateness_ms"] = {key: round(value, 3) for key, value in places.items()}
         if isinstance(opened, TunEmulator):
             counted["strays"] = opened.strays
+        else:
+            counted["sockets"] = dict(opened.congestion)
         return counted
 
     def _opened(self) -> TunEmulator | ProxyEmulator:

@@ -88,6 +88,16 @@ class EmulatorProcess:
             raise LinkError(answer["error"])
         return answer
 
+    async def watch(self) -> None:
+        """Wait for as long as the emulator runs; LinkError with its last words when it has ended."""
+        assert self._process is not None
+        await self._process.wait()
+        raise LinkError(f"the {self._kind} emulator ended: {self._last_words()}")
+
+    async def counted(self) -> dict[str, Any]:
+        """What it has counted: `clients` with each way's counts, and how exact it was (see `Program`)."""
+        return await self.ask({"do": "counters"})
+
     def _last_words(self) -> str:
         with self._log.open("rb") as log:
             log.seek(self._log_began)

@@ -86,12 +86,19 @@ class Kernel:
                 reason = error.args[1] if len(error.args) > 1 else error
                 raise LinkError(f"{operation.text}: {reason}") from None
 
+    async def gso_segments(self, namespace: str, device: str) -> int:
+        """How many packets TCP may hand a device as one."""
+        return int((await self._link(namespace, device)).get_attr("IFLA_GSO_MAX_SEGS"))
+
     async def traffic(self, namespace: str, device: str) -> dict[str, int]:
         """What a device has received and sent, and dropped of it, by the kernel's count."""
+        counts: dict[str, int] = (await self._link(namespace, device)).get_attr("IFLA_STATS64")
+        return counts
+
+    async def _link(self, namespace: str, device: str) -> Any:
         net = await self.within(namespace)
         async for message in await net.ipr.get_links(await net.index(device)):
-            counts: dict[str, int] = message.get_attr("IFLA_STATS64")
-            return counts
+            return message
         raise LinkError(f"interface {device!r} is gone")
 
     async def classes(self, namespace: str, device: str) -> AsyncIterator[tuple[int, dict[str, int]]]:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
+import platform
 import socket
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from broker.congestion import set_congestion
+from broker.congestion import set_congestion, system_default
 from broker.engines import Address, Place
-from testbed.links import registry
+from testbed.links import descriptors, registry
 from testbed.links.backends import LINKS, LinksOfRun
-from testbed.links.base import Counts, LinkBackend
+from testbed.links.base import VARYING, Counts, LinkBackend
 from testbed.links.calibration import calibrate
 from testbed.links.capabilities import capabilities, choose
 from testbed.links.check import Check
@@ -23,10 +25,11 @@ from testbed.links.errors import LinkError
 from testbed.links.links_config import EVERY, LinksConfig
 from testbed.links.none import Unshaped
 from testbed.links.profile import LinkProfile, from_table
+from testbed.links.record import Record
 from testbed.links.registry import Owner
+from testbed.links.sockets import congestion_in_use
 from testbed.links.traces import Way
 
-RECORD = "links.jsonl"
 TRIES = 3  # of a calibration: a moment in which the machine was busy is no bad link
 
 
@@ -39,28 +42,21 @@ class Lab:
     def __init__(self, run: str, config: LinksConfig, names: list[str], directory: Path) -> None:
         self._run, self._config, self._directory = run, config, directory
         self.profiles = config.profiles(names)
-        self.backend: LinkBackend = Unshaped(config.congestion)
+        self.congestion = config.congestion_control if config.any else ""
+        self.backend: LinkBackend = Unshaped(self.congestion)
         self.why = "no link is shaped"
         self.checks: list[Check] = []
-        self._owner: Owner | None = None
-        self._socket: CommandSocket | None = None
-        self._record: TextIO | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._made = contextlib.AsyncExitStack()
+        self._record = Record(directory)
+        self._begun = asyncio.Event()
         self._before: dict[str, dict[str, Counts]] = {}
-        self._began_s = 0.0
-
-    def commands(self) -> list[str]:
-        """What would be run to make the links and to remove them again; LinkError for what cannot be emulated."""
-        if self._config.any:
-            self._choose()
-        return self.backend.commands()
 
     def _choose(self) -> None:
         name, self.why = choose(self._config.backend, self._config.needs(list(self.profiles)), capabilities())
         run = LinksOfRun(
             self._run,
             self.profiles,
-            self._config.congestion,
+            self.congestion,
             self._directory / "links.log",
             self._on_rate,
             self._config.seed,
@@ -73,62 +69,54 @@ class Lab:
         return self.backend.server
 
     async def __aenter__(self) -> Lab:
-        if not self._config.any:
-            return self
-        with socket.socket() as trial:
-            set_congestion(trial, self._config.congestion)
-        self._choose()
-        name, found = self.backend.name, capabilities()
-        if name != "none":
-            await self._claim(name)
-        self._record = (self._directory / RECORD).open("a", encoding="utf-8")
-        try:
-            await self.backend.__aenter__()
-            self._tell("made", backend=name, why=self.why, profiles=self._texts(), capabilities=found, **self._facts())
-            if self._owner is not None:
-                self._socket = await CommandSocket(self._owner.socket, self._answer).__aenter__()
-        except BaseException:
-            await self._leave()
-            raise
+        async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(self._record)
+            if self._config.any:
+                await self._make(stack)
+            else:
+                self._record.tell("made", backend="none", why=self.why, **_host(system_default()))
+            self._made = stack.pop_all()
         return self
 
-    async def _claim(self, name: str) -> None:
-        """Note whose the links are; what a run of this name left when it was killed is removed first."""
+    async def _make(self, stack: contextlib.AsyncExitStack) -> None:
+        with socket.socket() as trial:
+            set_congestion(trial, self.congestion)
+        self._choose()
+        name = self.backend.name
+        if name != "none":
+            descriptors.reserve(len(self.profiles))
+            owner = stack.enter_context(await self._owned(name))
+            await stack.enter_async_context(self.backend)
+            await stack.enter_async_context(CommandSocket(owner.socket, self._answer))
+        self._record.tell(
+            "made",
+            backend=name,
+            why=self.why,
+            profiles=self._texts(),
+            traces=self._record.keep_traces(self.profiles),
+            capabilities=capabilities(),
+            facts=await self.backend.facts(),
+            **_host(self.congestion),
+        )
+
+    async def _owned(self, name: str) -> contextlib.AbstractContextManager[Owner]:
+        """The record of whose the links are; what a run of this name left when it was killed is removed first."""
         there = registry.find(self._run)
         if there is not None and not there.alive:
             from testbed.links.reset import reset
 
-            await reset([there])
-        self._owner = registry.claim(self._run, name, tuple(getattr(self.backend, "namespaces", ())))
+            await reset(there)
+        return registry.owned(self._run, name, tuple(getattr(self.backend, "namespaces", ())))
 
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        failures = await self._leave()
-        if failures and kind is None:
-            raise failures[0]  # the timeline was not followed to its end: the run was not what it says
-
-    async def _leave(self) -> list[Exception]:
-        """Take everything away; what the timeline failed with, if it did."""
-        for task in self._tasks:
-            task.cancel()
-        ended = await asyncio.gather(*self._tasks, return_exceptions=True)
-        try:
-            if self._socket is not None:
-                await self._socket.__aexit__(None, None, None)
-            await self.backend.__aexit__(None, None, None)
-        finally:
-            if self._owner is not None:
-                self._owner.forget()
-            if self._record is not None:
-                self._record.close()
-                self._record = None
-        return [error for error in ended if isinstance(error, Exception)]
+    async def __aexit__(self, *_: object) -> None:
+        await self._made.aclose()
 
     async def calibrate(self) -> list[Check]:
         """A short measurement of every link; the counters of the run begin after it.
 
         Raises LinkError that names what is not as it is configured to be.
         """
-        if self._config.calibrate_s:
+        if self._config.any and self._config.calibrate_s:
             await self._calibrate()
         self._before = await self.backend.counters()
         return self.checks
@@ -136,8 +124,8 @@ class Lab:
     async def measure(self, what: Sequence[str], seconds: float) -> list[Check]:
         """Measure `rate`, `delay` and `loss` as asked for, with transfers of so many seconds."""
         log = self._directory / "links.log"
-        self.checks = await calibrate(self.backend, self.profiles, log, what, seconds, self._config.congestion)
-        self._tell("measured", checks=[check.table() for check in self.checks])
+        self.checks = await calibrate(self.backend, self.profiles, log, what, seconds, self.congestion)
+        self._record.tell("measured", checks=[check.table() for check in self.checks])
         return self.checks
 
     async def _calibrate(self) -> None:
@@ -163,18 +151,26 @@ class Lab:
 
     async def begin(self) -> None:
         """Training begins: the times of varying rates and of the timeline count from now."""
-        self._began_s = time.monotonic()
         for name, profile in self.profiles.items():
-            if "varying" in profile.needs:
+            if VARYING in profile.needs:
                 await self.backend.set(name, profile)
-        changes = self._config.changes()
-        if changes:
-            self._tasks.append(asyncio.create_task(self._follow_timeline(), name="timeline of the links"))
-        self._tell("begin")
+        self._record.begin()
+        self._begun.set()
+        places = {self.server.prefix, *(self.client(name) for name in self.profiles)} - {()}
+        if places:
+            found = [await congestion_in_use(place) for place in sorted(places)]
+            self._record.tell("sockets", congestion=dict(sum(found, Counter())))
 
-    async def _follow_timeline(self) -> None:
+    async def watch(self) -> None:
+        """Wait for as long as the links are what they are said to be; LinkError as soon as they are not."""
+        await self.backend.watch()
+
+    async def follow_timeline(self) -> None:
+        """Change links when the timeline says, from the beginning of training on; LinkError where one cannot be."""
+        await self._begun.wait()
+        began_s = time.monotonic()
         for change in self._config.changes():
-            await asyncio.sleep(self._began_s + change.at_s - time.monotonic())
+            await asyncio.sleep(began_s + change.at_s - time.monotonic())
             names = list(self.profiles) if change.client == EVERY else [change.client]
             for name in names:
                 await self.set(name, change.profile, "timeline")
@@ -183,42 +179,36 @@ class Lab:
         """Give a link another profile, and note who wanted it."""
         await self.backend.set(name, profile)
         self.profiles[name] = profile
-        self._tell("set", client=name, profile=profile.text(), by=by)
+        kept = self._record.keep_traces({name: profile})
+        self._record.tell("set", client=name, profile=profile.text(), by=by, traces=kept)
 
     async def records(self) -> dict[str, Any]:
         """What the summary of a run says about its links."""
-        if self._record is None:
-            return {"backend": "none"}
-        self._tell("end", **self._facts())
+        if not self._config.any:
+            return {"backend": "none", **_host(system_default())}
+        facts, counters = await self.backend.facts(), subtract(await self.backend.counters(), self._before)
+        self._record.tell("end", facts=facts, counters=counters)
         return {
             "backend": self.backend.name,
             "why": self.why,
-            "congestion": self._config.congestion or "system default",
             "profiles": self._texts(),
             "checks": [check.table() for check in self.checks],
-            "counters": subtract(await self.backend.counters(), self._before),
-            **self._facts(),
+            "counters": counters,
+            "facts": facts,
+            **_host(self.congestion),
         }
-
-    def _facts(self) -> dict[str, Any]:
-        return {"facts": dict(self.backend.facts())}
 
     def _texts(self) -> dict[str, str]:
         return {name: profile.text() for name, profile in self.profiles.items()}
 
     def _on_rate(self, client: str, way: Way, bps: float) -> None:
-        self._tell("rate", client=client, way=way, bps=round(bps))
-
-    def _tell(self, event: str, **values: Any) -> None:
-        if self._record is None:
-            return
-        since = time.monotonic() - self._began_s if self._began_s else None
-        line = {"event": event, "time": round(time.time(), 3), "t_s": since and round(since, 3), **values}
-        self._record.write(json.dumps(line, separators=(",", ":")) + "\n")
-        self._record.flush()
+        self._record.tell("rate", client=client, way=way, bps=round(bps))
 
     async def _answer(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """What a command from outside gets: `show`, or `set` of a client (or all) to a profile."""
+        """What a command from outside gets: `show`, or `set` of a client (or all) to a profile.
+
+        `dry` asks only for the commands that `set` would come to.
+        """
         if asked["do"] == "set":
             names = list(self.profiles) if asked["client"] == EVERY else [asked["client"]]
             profile = from_table(asked["profile"], Path())
@@ -226,11 +216,17 @@ class Lab:
                 if name not in self.profiles:
                     raise LinkError(f"{name!r} is no client of run {self._run}; valid: {', '.join(self.profiles)}, all")
                 choose(self.backend.name, profile.needs, capabilities())
+            if asked.get("dry"):
+                return {"commands": [text for name in names for text in self.backend.changes(name, profile)]}
             for name in names:
                 await self.set(name, profile, "command")
         return {"run": self._run, "backend": self.backend.name, "links": self._texts()} | {
             "counters": await self.backend.counters()
         }
+
+
+def _host(congestion: str) -> dict[str, str | None]:
+    return {"congestion": congestion or None, "kernel": platform.release()}
 
 
 def subtract(now: Mapping[str, Mapping[str, Counts]], before: Mapping[str, Mapping[str, Counts]]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from broker.congestion import AUTO, resolve
 from broker.errors import SettingsError
 from testbed.links import profile, units
 from testbed.links.profile import LinkProfile
@@ -28,15 +29,16 @@ class LinksConfig:
 
     `profile` is that of every client, `clients` are entries `CLIENT: PROFILE` for those that differ, `timeline`
     entries `TIME CLIENT: PROFILE` for changes while training goes on (CLIENT may be `all`). `congestion` is TCP's
-    congestion control at both ends, named because the system's own differs from host to host; `calibrate_s`
-    the length of the transfers before a run, 0 for none; `seed` decides which packets are lost.
+    congestion control at both ends, named because the system's own differs from host to host (`auto` is cubic where
+    this user may set it); `calibrate_s` the length of the transfers before a run, 0 for none; `seed` decides which
+    packets are lost.
     """
 
     backend: Literal["auto", "none", "netns", "tun", "proxy"] = "auto"
     profile: str = ""
     clients: tuple[str, ...] = ()
     timeline: tuple[str, ...] = ()
-    congestion: str = "cubic"
+    congestion: str = AUTO
     calibrate_s: float = 2.0
     seed: int = 0
 
@@ -46,6 +48,11 @@ class LinksConfig:
         self.changes()
         if not 0 <= self.calibrate_s <= 600:
             raise ValueError(f"calibrate_s: {self.calibrate_s:g} is out of range; valid: 0 to 600")
+
+    @property
+    def congestion_control(self) -> str:
+        """The congestion control by its name; empty is the system's own."""
+        return resolve(self.congestion)
 
     @property
     def any(self) -> bool:

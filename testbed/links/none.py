@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from broker.engines import Address, Place
@@ -32,6 +33,10 @@ class Unshaped:
         """See `LinkBackend`."""
         return broker
 
+    async def watch(self) -> None:
+        """See `LinkBackend`."""
+        await asyncio.Event().wait()
+
     def commands(self) -> list[str]:
         """See `LinkBackend`."""
         return []
@@ -41,10 +46,14 @@ class Unshaped:
         if profile.needs:
             raise LinkError(f"links.backend: none does not emulate {' and '.join(sorted(profile.needs))}")
 
+    def changes(self, name: str, profile: LinkProfile) -> list[str]:
+        """See `LinkBackend`."""
+        return []
+
     async def counters(self) -> dict[str, dict[str, Counts]]:
         """See `LinkBackend`."""
         return {}
 
-    def facts(self) -> dict[str, Any]:
+    async def facts(self) -> dict[str, Any]:
         """See `LinkBackend`."""
         return {}

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 ROOT = 0x10000  # 1:
 INGRESS = 0xFFFF0000
 REST = 0xFFFF  # the class of what is not shaped
-ANY_PROTOCOL, IPV4 = 0x0003, 0x0800
+IPV4 = 0x0800
 SOURCE_OFFSET, DESTINATION_OFFSET = 12, 16  # of an address in an IPv4 header
 LINE_RATE = 4_000_000_000  # bytes/s: no limit, in what fits the kernel's 32 bits
 QUANTUM = 1514  # one full packet
@@ -66,24 +66,6 @@ def delete_namespace(name: str) -> Operation:
     return Operation("", f"ip netns del {name}")
 
 
-def add_bridge(namespace: str, device: str) -> Operation:
-    """A bridge that forwards at once."""
-    return Operation(
-        namespace,
-        f"ip link add {device} type bridge",
-        lambda net: net.ipr.link("add", ifname=device, kind="bridge"),
-    )
-
-
-def add_veth(namespace: str, device: str, peer: str, peer_namespace: str) -> Operation:
-    """A pair of devices, the other one in another namespace."""
-    return Operation(
-        namespace,
-        f"ip link add {device} type veth peer name {peer} netns {peer_namespace}",
-        lambda net: net.ipr.link("add", ifname=device, kind="veth", peer={"ifname": peer, "net_ns_fd": peer_namespace}),
-    )
-
-
 def add_ifb(namespace: str, device: str, queue_packets: int = 0) -> Operation:
     """A device that only exists to shape what another one received; its own queue is 32 packets if none is given."""
     extra = {"txqlen": queue_packets} if queue_packets else {}
@@ -103,15 +85,6 @@ def delete_device(namespace: str, device: str) -> Operation:
         net.forget(device)
 
     return Operation(namespace, f"ip link del {device}", apply)
-
-
-def enslave(namespace: str, device: str, master: str) -> Operation:
-    """Make a device a port of a bridge."""
-
-    async def apply(net: Netlink) -> None:
-        await net.ipr.link("set", index=await net.index(device), master=await net.index(master))
-
-    return Operation(namespace, f"ip link set {device} master {master}", apply)
 
 
 def set_up(namespace: str, device: str, gso_segments: int = 0) -> Operation:
@@ -148,13 +121,15 @@ def route_congestion(namespace: str, device: str, network: str, address: str, co
     return Operation(namespace, f"ip route replace {network} dev {device} src {address} congctl {congestion}")
 
 
-def add_htb(namespace: str, device: str, default: int) -> Operation:
-    """An HTB root, whose class `default` takes what no filter sends elsewhere."""
+def add_htb(namespace: str, device: str, default: int, below: int = 0) -> Operation:
+    """An HTB, whose class `default` takes what no filter sends elsewhere: the root, or below netem of that handle."""
+    options = {"parent": below << 16 | 1} if below else {}
 
     async def apply(net: Netlink) -> None:
-        await net.ipr.tc("add", "htb", await net.index(device), ROOT, default=default)
+        await net.ipr.tc("add", "htb", await net.index(device), ROOT, default=default, **options)
 
-    return Operation(namespace, f"tc qdisc add dev {device} root handle 1: htb default 0x{default:x}", apply)
+    where = f"parent {below:x}:1" if below else "root"
+    return Operation(namespace, f"tc qdisc add dev {device} {where} handle 1: htb default 0x{default:x}", apply)
 
 
 def htb_class(verb: str, namespace: str, device: str, minor: int, rate: int, burst: int) -> Operation:
@@ -195,19 +170,14 @@ def bfifo(verb: str, namespace: str, device: str, minor: int, limit: int) -> Ope
     )
 
 
-def netem(verb: str, namespace: str, device: str, minor: int, options: str) -> Operation:
-    """Add or change netem as the queue of a class; pyroute2 knows neither its loss models nor its distributions."""
+def netem(verb: str, namespace: str, device: str, minor: int, options: str, root: bool = False) -> Operation:
+    """Add or change netem, as the queue of a class or at the root; pyroute2 has neither its loss nor its distributions.
+
+    Its handle is NETEM | minor.
+    """
+    where = "root" if root else f"parent 1:{minor:x}"
     handle = f"{NETEM | minor:x}:"
-    return Operation(namespace, f"tc qdisc {verb} dev {device} parent 1:{minor:x} handle {handle} netem {options}")
-
-
-def add_ingress(namespace: str, device: str) -> Operation:
-    """Where filters can catch what a device receives."""
-
-    async def apply(net: Netlink) -> None:
-        await net.ipr.tc("add", "ingress", await net.index(device), INGRESS)
-
-    return Operation(namespace, f"tc qdisc add dev {device} handle ffff: ingress", apply)
+    return Operation(namespace, f"tc qdisc {verb} dev {device} {where} handle {handle} netem {options}")
 
 
 def delete_qdisc(namespace: str, device: str, where: str) -> Operation:
@@ -218,30 +188,6 @@ def delete_qdisc(namespace: str, device: str, where: str) -> Operation:
         await net.ipr.tc("del", index=await net.index(device), parent=parent)
 
     return Operation(namespace, f"tc qdisc del dev {device} {where}", apply)
-
-
-def redirect_ingress(namespace: str, device: str, to: str) -> Operation:
-    """Send everything that a device receives through another one first."""
-
-    async def apply(net: Netlink) -> None:
-        action = {"kind": "mirred", "direction": "egress", "action": "redirect", "ifindex": await net.index(to)}
-        await net.ipr.tc(
-            "add-filter",
-            "u32",
-            await net.index(device),
-            parent=INGRESS,
-            protocol=ANY_PROTOCOL,
-            target=ROOT,
-            keys=["0x0/0x0+0"],
-            action=action,
-        )
-
-    return Operation(
-        namespace,
-        f"tc filter add dev {device} parent ffff: protocol all u32 match u32 0 0 flowid 1: "
-        f"action mirred egress redirect dev {to}",
-        apply,
-    )
 
 
 def match_address(namespace: str, device: str, address: str, offset: int, minor: int, priority: int) -> Operation:

@@ -38,6 +38,7 @@ class Playback:
         self._tracks: dict[Shaper, _Track] = {}
         self._sockets: dict[str, FastHtb] = {}
         self._task: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
         self.clamped = 0
 
     async def follow(self, shaper: Shaper, profile: LinkProfile) -> None:
@@ -52,6 +53,7 @@ class Playback:
             self._sockets[shaper.namespace] = FastHtb(shaper.namespace)
         if self._task is None:
             self._task = asyncio.create_task(self._play(), name="playback of link rates")
+            self._task.add_done_callback(lambda _: self._ended.set())
 
     def drop(self, shaper: Shaper) -> None:
         """Play nothing on a shaper any more."""
@@ -66,6 +68,12 @@ class Playback:
                 raise outcome
         for opened in self._sockets.values():
             opened.close()
+
+    async def watch(self) -> None:
+        """Wait for as long as rates are played; what ended it is raised."""
+        await self._ended.wait()
+        assert self._task is not None
+        await self._task
 
     def facts(self) -> dict[str, Any]:
         """For the record."""

@@ -16,6 +16,8 @@ from testbed.links.base import Counts
 from testbed.links.emulator_process import EmulatorProcess
 from testbed.links.profile import LinkProfile
 
+NOT_EMULATED = ["loss", "slow start", "queue drops", "retransmission"]
+
 
 class Proxy:
     """See `LinkBackend`."""
@@ -56,6 +58,10 @@ class Proxy:
             self._target = broker
         return Address("127.0.0.1", self._opened["ports"][name])
 
+    async def watch(self) -> None:
+        """See `LinkBackend`."""
+        await self._emulator.watch()
+
     def commands(self) -> list[str]:
         """See `LinkBackend`."""
         return [f"{sys.executable} -m testbed.links.emulator proxy"]
@@ -64,9 +70,13 @@ class Proxy:
         """See `LinkBackend`."""
         await self._emulator.ask({"do": "set", "client": name, "profile": profile.table()})
 
+    def changes(self, name: str, profile: LinkProfile) -> list[str]:
+        """See `LinkBackend`."""
+        return [f"(emulator) set {name}: {profile.text()}"]
+
     async def counters(self) -> dict[str, dict[str, Counts]]:
         """See `LinkBackend`; there are no packets, so only `bytes` (as many as packets of them would have)."""
-        clients = (await self._emulator.ask({"do": "counters"}))["clients"]
+        clients = (await self._emulator.counted())["clients"]
         return {
             name: {
                 way: {"bytes": counts["l2_bytes"], "waiting_bytes": counts["waiting_bytes"]}
@@ -75,9 +85,8 @@ class Proxy:
             for name, ways in clients.items()
         }
 
-    def facts(self) -> dict[str, Any]:
-        """See `LinkBackend`."""
-        return {
-            "emulator_priority": self._opened.get("priority"),
-            "not_emulated": ["loss", "slow start", "queue drops", "retransmission"],
-        }
+    async def facts(self) -> dict[str, Any]:
+        """See `LinkBackend`: `lateness_ms` as `tun` has it, and the congestion control of the relays' sockets."""
+        counted = await self._emulator.counted()
+        counted.pop("clients")
+        return {"emulator_priority": self._opened["priority"], "not_emulated": NOT_EMULATED, **counted}

@@ -11,12 +11,13 @@ import contextlib
 import math
 import socket
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from broker.congestion import set_congestion
+from broker.congestion import in_use, set_congestion
 from broker.engines import Address
 from broker.mqtt_connection import dial
 from testbed.links.alarm import Alarm
@@ -102,7 +103,10 @@ def unbounded(profile: LinkProfile) -> LinkProfile:
 
 
 class ProxyEmulator:
-    """The relays of a run; `ports` by client, where they listen on loopback. `target` is where they lead."""
+    """The relays of a run; `ports` by client, where they listen on loopback. `target` is where they lead.
+
+    `congestion` counts the connections so far by the congestion control that they had.
+    """
 
     def __init__(self, alarm: Alarm, congestion: str, clients: Mapping[str, Any]) -> None:
         self._congestion = congestion
@@ -116,6 +120,7 @@ class ProxyEmulator:
         self.flows = {name: {way: each.flow for way, each in ways.items()} for name, ways in self._ways.items()}
         self.target: Address | None = None
         self.ports: dict[str, int] = {}
+        self.congestion: Counter[str] = Counter()
         self._servers: list[asyncio.Server] = []
 
     async def open(self) -> None:
@@ -148,6 +153,8 @@ class ProxyEmulator:
             far_reader, far_writer = await asyncio.open_connection(sock=sock, limit=BUFFER_BYTES)
             _prepare(far_writer)
             ends.append(far_writer)
+            if self._congestion:
+                self.congestion.update(in_use(end.get_extra_info("socket")) for end in ends)
             async with asyncio.TaskGroup() as group:
                 group.create_task(ways["up"].pump(reader, far_writer))
                 group.create_task(ways["down"].pump(far_reader, writer))

@@ -1,7 +1,8 @@
-"""What killed runs left behind, removed."""
+"""What killed runs left behind, removed. What needs pyroute2 is imported when it is used: relays need none of it."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -9,42 +10,79 @@ from collections.abc import Iterable
 
 from testbed.links import namespaces
 from testbed.links import operations as op
-from testbed.links.host import Host
-from testbed.links.kernel import Kernel, command
 from testbed.links.registry import PREFIX, Owner
 
-
-async def reset(owners: Iterable[Owner]) -> list[str]:
-    """Remove what these owners made and restore what they found; what was done, or could not be, a line each."""
-    done: list[str] = []
-    there = set(namespaces.listed(PREFIX))
-    async with Kernel() as kernel:
-        for owner in owners:
-            left = [name for name in owner.namespaces if name in there]
-            for name in left:
-                await _remove(kernel, name)
-            if owner.backend == "host":
-                told = await Host(owner.interface).remove()
-                done.append(f"interface {owner.interface}: " + ("; ".join(told) or "as it was before"))
-            else:
-                done.append(f"run {owner.name}: {len(left)} namespaces removed")
-            owner.forget()
-    return done
+END_S = 5.0
+_POLL_S = 0.01
 
 
-async def orphans(there: Iterable[str], owners: Iterable[Owner]) -> list[str]:
-    """Of the namespaces that were there, those of ours that no record knows, removed: their records were lost."""
+async def reset(owner: Owner) -> str:
+    """Remove what an owner made and restore what it found; what was done, a line. LinkError where it could not be."""
+    if owner.backend == "host":
+        from testbed.links.host import Host
+
+        told = await Host(owner.interface).remove()
+        return f"interface {owner.interface}: " + ("; ".join(told) or "as it was before")
+    left = _left(owner)
+    await remove(left)
+    owner.forget()
+    return f"run {owner.name}: {len(left)} namespaces removed"
+
+
+async def planned(owner: Owner) -> list[str]:
+    """The commands that `reset` would come to now."""
+    if owner.backend == "host":
+        from testbed.links.host import Host
+
+        return await Host(owner.interface).plan_removal()
+    return await planned_removal(_left(owner))
+
+
+def orphans(there: Iterable[str], owners: Iterable[Owner], unreadable: Iterable[str]) -> list[str]:
+    """Of the namespaces that were there, those of ours that are still there and that no record knows.
+
+    `unreadable` names the records that may know them and cannot be read.
+    """
     known = {name for owner in owners for name in owner.namespaces}
-    left = [name for name in namespaces.listed(PREFIX) if name in set(there) - known]
-    async with Kernel() as kernel:
-        for name in left:
-            await _remove(kernel, name)
-    return [f"namespace {name}: removed" for name in left]
+    maybe = tuple(f"{PREFIX}{name}-" for name in unreadable)
+    return [name for name in namespaces.listed(PREFIX) if name in set(there) - known and not name.startswith(maybe)]
 
 
-async def _remove(kernel: Kernel, name: str) -> None:
-    """End what still runs in a namespace, for it would go on without a name, and remove it."""
-    for pid in (await command(f"ip netns pids {name}")).split():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(pid), signal.SIGKILL)
-    await kernel.run([op.delete_namespace(name)])
+async def remove(names: Iterable[str]) -> None:
+    """Remove namespaces, with what still runs in them: it would go on without a name."""
+    for name in names:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_S):
+                await _end_all(name)
+        await _command(op.delete_namespace(name).text)
+
+
+async def planned_removal(names: Iterable[str]) -> list[str]:
+    """The commands that `remove` would come to now."""
+    texts = []
+    for name in names:
+        texts += [f"kill -KILL {pid}" for pid in await _pids(name)]
+        texts.append(op.delete_namespace(name).text)
+    return texts
+
+
+def _left(owner: Owner) -> list[str]:
+    return [name for name in namespaces.listed(PREFIX) if name in owner.namespaces]
+
+
+async def _end_all(namespace: str) -> None:
+    while pids := await _pids(namespace):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await asyncio.sleep(_POLL_S)
+
+
+async def _pids(namespace: str) -> list[int]:
+    return [int(pid) for pid in (await _command(f"ip netns pids {namespace}")).split()]
+
+
+async def _command(text: str) -> str:
+    from testbed.links.kernel import command
+
+    return await command(text)

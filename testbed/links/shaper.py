@@ -1,7 +1,8 @@
 """One way of a link in the kernel: an HTB class with its queue on a device. The parameters are measured ones.
 
 Rate and ceiling are equal; the burst is what 1 ms of the rate lets through (a larger one makes short transfers too
-fast, a smaller one the timer too slow); the queue holds bytes; quantum is one packet.
+fast, a smaller one the timer too slow); the queue holds bytes; quantum is one packet. Delay, jitter and loss are left
+to netem.
 """
 
 from __future__ import annotations
@@ -14,19 +15,25 @@ from testbed.links import operations as op
 from testbed.links.loss import GilbertElliott
 from testbed.links.operations import Operation
 from testbed.links.profile import LinkProfile
-from testbed.links.rates import FRAME_BYTES, MTU_BYTES
+from testbed.links.rates import FRAME_BYTES
 from testbed.links.traces import Way
 
 STEP_S = 0.1  # how often a rate that varies is set
 # HTB sleeps until a packet could go at the rate before: slower than a packet a step, it would sleep through a rise.
 FLOOR_BPS = FRAME_BYTES * 8 / STEP_S
 BURST_S, BURST_BYTES_MIN = 0.001, 1600
-NETEM_PACKETS_MIN = 1000
+UNDER_WAY_PACKETS = 100_000  # that netem delays at once, where the queue comes after it: a second at 1.2 Gbit/s
+JITTER_SIGMAS = 3
+_LIMIT_MAX = (1 << 32) - 1  # of a queue, in bytes or packets: what fits the kernel's 32 bits
 
 
 @dataclass(frozen=True)
 class Shaper:
-    """Class `minor` of an HTB root on a device of a namespace."""
+    """Class `minor` of an HTB on a device that carries one way of one link and nothing else.
+
+    netem, where the link needs it, stands before the HTB: packets are lost and delayed, and then wait in a queue of
+    bytes as they do without it.
+    """
 
     namespace: str
     device: str
@@ -34,30 +41,73 @@ class Shaper:
     way: Way
 
     def build(self, profile: LinkProfile) -> list[Operation]:
-        """What makes the class and its queue."""
-        return [self._class("add", start_bps(profile, self.way)), self._queue("add", profile)]
+        """What makes all of it."""
+        options = netem_options(profile, self.way, UNDER_WAY_PACKETS)
+        before = [] if options is None else [self._netem("add", options, root=True)]
+        htb = op.add_htb(self.namespace, self.device, self.minor, below=op.NETEM | self.minor if before else 0)
+        return [*before, htb, self._class("add", profile), self._queue("add", profile)]
 
     def change(self, old: LinkProfile, new: LinkProfile) -> list[Operation]:
-        """What makes the class follow another profile without losing what waits in it."""
-        made = [self._class("change", start_bps(new, self.way))]
-        same = netem_options(old, self.way) is None, netem_options(new, self.way) is None
-        # A queue of another kind has to take the place of the old one, with what is in it.
-        return [*made, self._queue("change" if same[0] == same[1] else "replace", new)]
+        """What makes it follow another profile; what waits stays, unless netem comes or goes."""
+        options = netem_options(new, self.way, UNDER_WAY_PACKETS)
+        if self.remakes(old, new):
+            return [op.delete_qdisc(self.namespace, self.device, "root"), *self.build(new)]
+        before = [] if options is None else [self._netem("change", options, root=True)]
+        return [*before, self._class("change", new), self._queue("change", new)]
 
-    def _class(self, verb: str, bps: float) -> Operation:
-        rate = kernel_rate(bps)
-        return op.htb_class(verb, self.namespace, self.device, self.minor, rate, burst(rate))
-
-    def _queue(self, verb: str, profile: LinkProfile) -> Operation:
-        options = netem_options(profile, self.way)
-        if options is not None:
-            return op.netem(verb, self.namespace, self.device, self.minor, options)
-        return op.bfifo(verb, self.namespace, self.device, self.minor, profile.queue_bytes(self.way))
+    def remakes(self, old: LinkProfile, new: LinkProfile) -> bool:
+        """Whether a change makes the class anew, which then counts from 0 again."""
+        return _emulates(old, self.way) != _emulates(new, self.way)
 
     def facts(self, profile: LinkProfile) -> dict[str, Any]:
         """What is set, for the record."""
         rate = kernel_rate(start_bps(profile, self.way))
-        return {"rate_bps": 8 * rate, "burst_bytes": burst(rate), "queue_bytes": profile.queue_bytes(self.way)}
+        facts = {"rate_bps": 8 * rate, "burst_bytes": burst(rate), "queue_bytes": queue_bytes(profile, self.way)}
+        options = netem_options(profile, self.way, UNDER_WAY_PACKETS)
+        return facts if options is None else facts | {"netem": options}
+
+    def _class(self, verb: str, profile: LinkProfile) -> Operation:
+        rate = kernel_rate(start_bps(profile, self.way))
+        return op.htb_class(verb, self.namespace, self.device, self.minor, rate, burst(rate))
+
+    def _queue(self, verb: str, profile: LinkProfile) -> Operation:
+        return op.bfifo(verb, self.namespace, self.device, self.minor, queue_bytes(profile, self.way))
+
+    def _netem(self, verb: str, options: str, root: bool) -> Operation:
+        return op.netem(verb, self.namespace, self.device, self.minor, options, root)
+
+
+@dataclass(frozen=True)
+class SharedShaper(Shaper):
+    """Class `minor` of an HTB root that stands already, beside the classes of other links.
+
+    netem takes the place of the queue here, for nothing else on the device is for this link alone. It counts packets
+    and not bytes, and what is under way counts as well: its limit is `netem_packets`.
+    """
+
+    def build(self, profile: LinkProfile) -> list[Operation]:
+        """What makes the class and its queue."""
+        return [self._class("add", profile), self._leaf("add", profile)]
+
+    def change(self, old: LinkProfile, new: LinkProfile) -> list[Operation]:
+        """What makes it follow another profile; what waits stays, unless netem comes or goes."""
+        # A queue of another kind has to take the place of the old one, with what is in it.
+        verb = "change" if _emulates(old, self.way) == _emulates(new, self.way) else "replace"
+        return [self._class("change", new), self._leaf(verb, new)]
+
+    def remakes(self, old: LinkProfile, new: LinkProfile) -> bool:
+        """See `Shaper`: the class stays."""
+        return False
+
+    def facts(self, profile: LinkProfile) -> dict[str, Any]:
+        """What is set, for the record."""
+        facts, packets = super().facts(profile), netem_packets(profile, self.way)
+        options = netem_options(profile, self.way, packets)
+        return facts if options is None else facts | {"netem": options, "netem_packets": packets}
+
+    def _leaf(self, verb: str, profile: LinkProfile) -> Operation:
+        options = netem_options(profile, self.way, netem_packets(profile, self.way))
+        return self._queue(verb, profile) if options is None else self._netem(verb, options, root=False)
 
 
 def start_bps(profile: LinkProfile, way: Way) -> float:
@@ -76,30 +126,47 @@ def burst(rate: int) -> int:
     return max(int(rate * BURST_S), BURST_BYTES_MIN)
 
 
-def netem_options(profile: LinkProfile, way: Way) -> str | None:
-    """The options of netem for delay, jitter and loss; None where the link has none of these.
+def queue_bytes(profile: LinkProfile, way: Way) -> int:
+    """The profile's queue in bytes, as the kernel takes it."""
+    return min(profile.queue_bytes(way), _LIMIT_MAX)
 
-    Jitter in netem reorders packets unless netem is given a rate; the link's own is given, and HTB's stays in force.
+
+def netem_packets(profile: LinkProfile, way: Way) -> int:
+    """How many packets netem may hold as the queue of a class: full ones, as the profile's queue and its delay hold.
+
+    netem has no limit but this one. Packets that are smaller than full ones fill it with fewer bytes.
     """
     direction = getattr(profile, way)
-    delay_s, jitter_s, losses = direction.delay_s, direction.jitter_s, direction.losses
-    if not (delay_s or jitter_s or losses.mean):
+    under_way = kernel_rate(profile.rate(way).mean_bps) * (direction.delay_s + JITTER_SIGMAS * direction.jitter_s)
+    packets: int = math.ceil((queue_bytes(profile, way) + under_way) / FRAME_BYTES)
+    return min(packets, _LIMIT_MAX)
+
+
+def netem_options(profile: LinkProfile, way: Way, packets: int) -> str | None:
+    """The options of netem for delay, jitter and loss; None where the link has none of these.
+
+    Jitter in netem reorders packets unless netem has a rate, whichever: then none overtakes the one before. It gets
+    the fastest, since the link's own, which may vary, is HTB's.
+    """
+    if not _emulates(profile, way):
         return None
-    mean_bps = profile.rate(way).mean_bps
-    packets = NETEM_PACKETS_MIN
-    if not math.isinf(mean_bps):
-        in_flight = mean_bps / 8 * (delay_s + jitter_s) + profile.queue_bytes(way)
-        packets = max(packets, math.ceil(2 * in_flight / MTU_BYTES))
+    direction = getattr(profile, way)
     words = [f"limit {packets}"]
-    if delay_s or jitter_s:
-        words.append(f"delay {delay_s * 1e6:.0f}us")
-        if jitter_s:
-            words.append(f"{jitter_s * 1e6:.0f}us distribution normal")
-    if losses.mean:
-        words.append(f"loss {_loss(losses)}")
-    if jitter_s and not math.isinf(mean_bps):
-        words.append(f"rate {mean_bps:.0f}bit")
+    if direction.delay_s or direction.jitter_s:
+        words.append(f"delay {direction.delay_s * 1e6:.0f}us")
+    if direction.jitter_s:
+        words.append(f"{direction.jitter_s * 1e6:.0f}us distribution normal")
+    if direction.losses.mean:
+        words.append(f"loss {_loss(direction.losses)}")
+    if direction.jitter_s:
+        words.append(f"rate {8 * op.LINE_RATE}bit")
     return " ".join(words)
+
+
+def _emulates(profile: LinkProfile, way: Way) -> bool:
+    """Whether one way of a link needs netem."""
+    direction = getattr(profile, way)
+    return bool(direction.delay_s or direction.jitter_s or direction.losses.mean)
 
 
 def _loss(losses: GilbertElliott) -> str:

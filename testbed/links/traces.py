@@ -25,6 +25,12 @@ def absolute(text: str, folder: Path) -> str:
     return f"{kind}:{(folder / name).absolute()}" if separator and kind in READERS else text
 
 
+def file(text: str) -> str | None:
+    """The trace file of a rate; None for one that has none."""
+    kind, _, name = text.partition(":")
+    return name if kind in READERS else None
+
+
 def parse(key: str, text: str, way: Way) -> Rate:
     """The rate that a text tells; SettingsError names the key, or the file and its line."""
     kind, separator, name = text.partition(":")

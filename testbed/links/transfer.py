@@ -1,202 +1,52 @@
 """Transfers that measure a link: `python -m testbed.links.transfer serve|join`, one process at each end.
 
-`serve` listens, prints `{"host", "port"}`, and then carries out jobs that it reads as JSON lines, answering each with
-one; it ends when its standard input does. `join HOST PORT NAME` connects as a client, does what it is told, and ends
-with the connection. Times are seconds of CLOCK_MONOTONIC, which both ends share on one machine.
+`serve HOST PORT CONGESTION [DEVICE ...]` listens, prints `{"host", "port"}`, and then carries out jobs that it reads as
+JSON lines, answering each with one; it ends when its standard input does. With devices it obeys connections from these
+addresses only, and each is known by its own. `join HOST PORT NAME CONGESTION` connects as a client, does what it is
+told, and ends with the connection. Times are seconds of CLOCK_MONOTONIC, which both ends share on one machine.
 
 A job is `{"do": ..., "clients": {NAME: {...}}}` and is done with all its clients at once:
 
-* `hello` `{}`: nothing, once the client has connected.
+* `hello` `{"wait": s}`: nothing, once the client has connected. It is the first job, and nobody can connect after it.
 * `up`, `down` `{"bytes": n}`: n bytes over TCP. Answer by client: `bytes`, when it `began`, `first_bytes` and when
   they came (`first`), when the last one did (`last`).
-* `delay` `{"count": k}`: k small messages there and back, one by one. Answer: lists `up` and `down` of seconds.
+* `delay` `{"count": k}`: k small messages there and back, one by one. Answer: lists `up` and `down` of seconds, by the
+  difference of both ends' clocks.
 * `datagrams_up`, `datagrams_down` `{"count": n, "gap": s, "size": b}`: n datagrams of b bytes, s seconds apart. Answer:
   how many were `sent` and `received`, and when the `first` and the `last` of them came.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import select
+import os
 import socket
-import struct
 import sys
 import threading
 import time
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from broker.congestion import set_congestion
+from broker.errors import BrokerError
+from testbed.links.errors import LinkError
+from testbed.links.joining import datagrams, join
+from testbed.links.peer import TIME, Collector, Message, Peer, number, numbers, pace, whole
 
-LINE_BYTES_MAX = 1 << 20
-BUFFER_BYTES = 1 << 18
-QUIET_S = 0.02  # when nothing came for so long, nothing is on its way
-BATCH_S = 0.002  # datagrams are sent in batches this far apart: sleeping is not exact to less
-SILENCE_S = 60.0  # a peer that says nothing for this long is gone
-_TIME = struct.Struct("!d")
-_NUMBER = struct.Struct("!I")
-
-
-class Peer:
-    """One end of a connection: lines, bytes and times over TCP, datagrams beside it."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.settimeout(SILENCE_S)
-        self._buffer = bytearray(BUFFER_BYTES)
-
-    def say(self, message: dict[str, Any]) -> None:
-        """Send a line."""
-        self.sock.sendall(json.dumps(message).encode() + b"\n")
-
-    def hear(self) -> dict[str, Any]:
-        """The next line; EOFError where there is none."""
-        line = bytearray()
-        while not line.endswith(b"\n"):
-            byte = self.sock.recv(1)
-            if not byte or len(line) > LINE_BYTES_MAX:
-                raise EOFError
-            line += byte
-        message: dict[str, Any] = json.loads(line)
-        return message
-
-    def exactly(self, count: int) -> bytes:
-        """That many bytes; EOFError where there are fewer."""
-        data = self.sock.recv(count, socket.MSG_WAITALL)
-        if len(data) < count:
-            raise EOFError
-        return data
-
-    def sink(self, count: int) -> dict[str, Any]:
-        """Take that many bytes, and say when the first and the last of them came."""
-        left, first_bytes, first = count, 0, 0.0
-        while left:
-            size = self.sock.recv_into(self._buffer, min(left, BUFFER_BYTES))
-            if not size:
-                raise EOFError
-            if not first_bytes:
-                first_bytes, first = size, time.monotonic()
-            left -= size
-        return {"bytes": count, "first_bytes": first_bytes, "first": first, "last": time.monotonic()}
-
-    def pour(self, count: int) -> float:
-        """Send that many bytes; when that began."""
-        began = time.monotonic()
-        block = memoryview(bytes(BUFFER_BYTES))
-        while count:
-            size = min(count, BUFFER_BYTES)
-            self.sock.sendall(block[:size])
-            count -= size
-        return began
-
-
-def pace(sock: socket.socket, to: tuple[str, int], job: dict[str, Any]) -> None:
-    """Send numbered datagrams, evenly but for the batches that a sleep's inaccuracy makes."""
-    began = time.monotonic()
-    body = bytes(job["size"] - _NUMBER.size)
-    sent = 0
-    while sent < job["count"]:
-        due = min(job["count"], int((time.monotonic() - began) / job["gap"]) + 1)
-        while sent < due:
-            sock.sendto(_NUMBER.pack(sent) + body, to)
-            sent += 1
-        time.sleep(BATCH_S)
-
-
-class Collector:
-    """Takes datagrams in, in a thread of its own, from `with` until it is left and nothing waits any more."""
-
-    def __init__(self, host: str, size: int) -> None:
-        self._size = size
-        self._seen: set[int] = set()
-        self._first = self._last = 0.0
-        self._done = threading.Event()
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES << 4)
-        self._socket.bind((host, 0))
-        self.port: int = self._socket.getsockname()[1]
-        self._thread = threading.Thread(target=self._collect)
-
-    def __enter__(self) -> Collector:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-        self._socket.close()
-
-    def _collect(self) -> None:
-        while True:
-            ready, _, _ = select.select([self._socket], [], [], QUIET_S)
-            if not ready:
-                if self._done.is_set():
-                    return
-                continue
-            data = self._socket.recv(BUFFER_BYTES)
-            if len(data) == self._size:
-                self._seen.add(_NUMBER.unpack_from(data)[0])
-                self._last = time.monotonic()
-                self._first = self._first or self._last
-
-    def answer(self) -> dict[str, Any]:
-        """What came, and when."""
-        return {"received": len(self._seen), "first": self._first, "last": self._last}
-
-
-class Client:
-    """The end that joined: does what it is told."""
-
-    def __init__(self, peer: Peer) -> None:
-        self._peer = peer
-
-    def run(self) -> None:
-        """Until the connection ends."""
-        actions = {"up": self._up, "down": self._down, "delay": self._delay, "datagrams_up": self._datagrams_up}
-        actions["datagrams_down"] = self._datagrams_down
-        try:
-            while True:
-                job = self._peer.hear()
-                self._peer.say(actions[job["do"]](job))
-        except (EOFError, ConnectionError):
-            return
-
-    def _up(self, job: dict[str, Any]) -> dict[str, Any]:
-        return {"began": self._peer.pour(job["bytes"])}
-
-    def _down(self, job: dict[str, Any]) -> dict[str, Any]:
-        return self._peer.sink(job["bytes"])
-
-    def _delay(self, job: dict[str, Any]) -> dict[str, Any]:
-        times: dict[str, list[float]] = {"up": [], "down": []}
-        for _ in range(job["count"]):
-            sent = time.monotonic()
-            self._peer.sock.sendall(_TIME.pack(sent))
-            there = _TIME.unpack(self._peer.exactly(_TIME.size))[0]
-            times["down"].append(time.monotonic() - there)
-            times["up"].append(there - sent)
-        return times
-
-    def _datagrams_up(self, job: dict[str, Any]) -> dict[str, Any]:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            pace(sock, (self._peer.sock.getpeername()[0], job["port"]), job)
-        return {}
-
-    def _datagrams_down(self, job: dict[str, Any]) -> dict[str, Any]:
-        with Collector(self._peer.sock.getsockname()[0], job["size"]) as collector:
-            self._peer.say({"port": collector.port})
-            self._peer.hear()  # that all are sent
-        return collector.answer()
+STAMPS = ("first", "last")
 
 
 class Server:
     """The end that listens and tells the others what to do."""
 
-    def __init__(self, host: str, congestion: str) -> None:
-        self._listening = socket.create_server((host, 0))
+    def __init__(self, host: str, port: int, congestion: str, devices: Collection[str] = ()) -> None:
+        self._listening = socket.create_server((host, port))
         set_congestion(self._listening, congestion)
+        self._devices = frozenset(devices)
         self._peers: dict[str, Peer] = {}
         self._arrived = threading.Condition()
+        self._closed = False
 
     @property
     def address(self) -> tuple[str, int]:
@@ -205,26 +55,55 @@ class Server:
         return host, port
 
     def accept(self) -> None:
-        """Take clients in, for ever."""
-        while True:
-            peer = Peer(self._listening.accept()[0])
-            try:
-                name = peer.hear()["name"]
-            except (EOFError, OSError, ValueError, KeyError):
-                peer.sock.close()
-                continue
-            with self._arrived:
-                self._peers[name] = peer
-                self._arrived.notify_all()
+        """Take clients in until the first job is done."""
+        while not self._closed:
+            with contextlib.suppress(OSError):
+                peer = Peer(self._listening.accept()[0])
+                if self._devices:
+                    self._greet(peer)  # at once: of two connections of a device the later one counts
+                else:
+                    threading.Thread(target=self._greet, args=(peer,), daemon=True).start()
 
-    def run(self, job: dict[str, Any]) -> dict[str, Any]:
+    def _greet(self, peer: Peer) -> None:
+        try:
+            name = self._name(peer)
+        except (OSError, EOFError, LinkError):
+            peer.sock.close()
+            return
+        with self._arrived:
+            before = self._peers.get(name)
+            self._peers[name] = peer
+            self._arrived.notify_all()
+        if before is not None:
+            before.sock.close()
+
+    def _name(self, peer: Peer) -> str:
+        """Who has connected; LinkError for a host that is none of the devices."""
+        if not self._devices:
+            return str(peer.hear().get("name"))
+        if peer.host not in self._devices:
+            refusal = f"{peer.host} is not shaped there; valid: a device that `splitcom link set` gave a profile"
+            peer.say({"error": refusal})
+            raise LinkError(refusal)
+        print(f"{peer.host} joined", file=sys.stderr, flush=True)
+        return peer.host
+
+    def _close(self) -> None:
+        self._closed = True
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)  # which ends `accept`
+
+    def run(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """Carry a job out with all its clients at once; the answer by client, `{"error"}` where it failed."""
         answers: dict[str, Any] = {}
 
         def serve(name: str, values: dict[str, Any]) -> None:
             try:
-                answers[name] = getattr(self, f"_{job['do']}")(self._wait(name), values)
-            except (EOFError, OSError, ValueError) as error:
+                if job["do"] == "hello":
+                    answers[name] = self._hello(name, values)
+                else:
+                    answers[name] = getattr(self, f"_{job['do']}")(self._peers[name], values)
+            except (EOFError, OSError, ValueError, LinkError) as error:
                 answers[name] = {"error": str(error) or "the connection ended"}
 
         threads = [threading.Thread(target=serve, args=item) for item in job["clients"].items()]
@@ -232,71 +111,79 @@ class Server:
             thread.start()
         for thread in threads:
             thread.join()
+        if job["do"] == "hello":
+            self._close()
         return answers
 
-    def _wait(self, name: str) -> Peer:
+    def _hello(self, name: str, job: Message) -> Message:
         with self._arrived:
-            if not self._arrived.wait_for(lambda: name in self._peers, SILENCE_S):
-                raise TimeoutError(f"{name} did not connect within {SILENCE_S:g} s")
-            return self._peers[name]
-
-    def _hello(self, peer: Peer, job: dict[str, Any]) -> dict[str, Any]:
+            if not self._arrived.wait_for(lambda: name in self._peers, job["wait"]):
+                raise TimeoutError(f"it did not connect within {job['wait']:g} s")
         return {}
 
-    def _up(self, peer: Peer, job: dict[str, Any]) -> dict[str, Any]:
+    def _up(self, peer: Peer, job: Message) -> Message:
         peer.say({"do": "up", **job})
-        return peer.sink(job["bytes"]) | peer.hear()
+        return peer.sink(job["bytes"]) | {"began": number(peer.hear(), "began")}
 
-    def _down(self, peer: Peer, job: dict[str, Any]) -> dict[str, Any]:
+    def _down(self, peer: Peer, job: Message) -> Message:
         peer.say({"do": "down", **job})
         began = peer.pour(job["bytes"])
-        return peer.hear() | {"began": began}
+        told = peer.hear(None)  # much of it may still be on its way
+        first_bytes = whole(told, "first_bytes", job["bytes"])
+        stamps = {key: number(told, key) for key in STAMPS}
+        return {"bytes": job["bytes"], "first_bytes": first_bytes, "began": began, **stamps}
 
-    def _delay(self, peer: Peer, job: dict[str, Any]) -> dict[str, Any]:
+    def _delay(self, peer: Peer, job: Message) -> Message:
         peer.say({"do": "delay", **job})
         for _ in range(job["count"]):
-            peer.exactly(_TIME.size)
-            peer.sock.sendall(_TIME.pack(time.monotonic()))
-        return peer.hear()
+            peer.exactly(TIME.size)
+            peer.sock.sendall(TIME.pack(time.monotonic()))
+        told = peer.hear()
+        return {way: numbers(told, way, job["count"]) for way in ("up", "down")}
 
-    def _datagrams_up(self, peer: Peer, job: dict[str, Any]) -> dict[str, Any]:
-        with Collector(self.address[0], job["size"]) as collector:
+    def _datagrams_up(self, peer: Peer, job: Message) -> Message:
+        with Collector(peer, *datagrams(job)) as collector:
             peer.say({"do": "datagrams_up", "port": collector.port, **job})
-            peer.hear()
+            peer.hear(None)  # that all are sent
         return {"sent": job["count"]} | collector.answer()
 
-    def _datagrams_down(self, peer: Peer, job: dict[str, Any]) -> dict[str, Any]:
+    def _datagrams_down(self, peer: Peer, job: Message) -> Message:
+        count, size = datagrams(job)
         peer.say({"do": "datagrams_down", **job})
-        port = peer.hear()["port"]
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            pace(sock, (peer.sock.getpeername()[0], port), job)
+        pace(peer.own_host, (peer.host, whole(peer.hear(), "port", 65535)), count, job["gap"], size)
         peer.say({})
-        return {"sent": job["count"]} | peer.hear()
+        told = peer.hear()
+        return {"sent": count, "received": whole(told, "received", count, low=0)} | {
+            key: number(told, key) for key in STAMPS
+        }
 
 
-def serve(host: str, congestion: str) -> None:
+def serve(host: str, port: int, congestion: str, devices: Collection[str]) -> None:
     """Announce the address, then carry out what standard input says until it ends."""
-    server = Server(host, congestion)
+    try:
+        server = Server(host, port, congestion, devices)
+    except OSError as error:
+        print(json.dumps({"error": f"{host}:{port}: {os.strerror(error.errno or 0)}"}), flush=True)
+        return
+    except BrokerError as error:
+        print(json.dumps({"error": str(error)}), flush=True)
+        return
     threading.Thread(target=server.accept, daemon=True).start()
     print(json.dumps(dict(zip(("host", "port"), server.address, strict=True))), flush=True)
     for line in sys.stdin:
         print(json.dumps(server.run(json.loads(line))), flush=True)
 
 
-def join(host: str, port: int, name: str, congestion: str) -> None:
-    """Connect and do what is told."""
-    sock = socket.socket()
-    set_congestion(sock, congestion)
-    sock.settimeout(SILENCE_S)
-    sock.connect((host, port))
-    peer = Peer(sock)
-    peer.say({"name": name})
-    Client(peer).run()
+def main(role: str, host: str, port: str, *words: str) -> None:
+    """One of the two ends."""
+    try:
+        if role == "serve":
+            serve(host, int(port), words[0], words[1:])
+        else:
+            join(host, int(port), *words)
+    except BrokerError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
-    role, *words = sys.argv[1:]
-    if role == "serve":
-        serve(words[0], words[1])
-    else:
-        join(words[0], int(words[1]), words[2], words[3])
+    main(*sys.argv[1:])

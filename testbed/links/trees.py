@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from testbed.links import ingress, snapshot
 from testbed.links import operations as op
-from testbed.links import snapshot
 from testbed.links.kernel import Kernel
 from testbed.links.operations import Operation
 from testbed.links.profile import LinkProfile, from_table
-from testbed.links.shaper import Shaper, burst
-from testbed.links.snapshot import AT_INGRESS, AT_ROOT, Entry, Snapshot, top
+from testbed.links.shaper import Shaper, SharedShaper, burst
+from testbed.links.snapshot import AT_INGRESS, AT_ROOT, Snapshot, top
+from testbed.links.tc_netlink import CLASSES, FILTERS, QDISCS, Entry
 from testbed.links.traces import Way
 
 NAME_MAX = 15  # of an interface
@@ -55,7 +56,7 @@ class State:
     @property
     def whole(self) -> bool:
         """Whether both trees stand, and what is received goes through the second."""
-        redirected = any(entry["parent"] == op.INGRESS for entry in self.interface[snapshot.FILTERS])
+        redirected = any(entry["parent"] == op.INGRESS for entry in self.interface[FILTERS])
         return self.ifb is not None and redirected and all(_stands(tree) for tree in (self.interface, self.ifb))
 
     def shapes(self, minor: int) -> bool:
@@ -75,9 +76,9 @@ def _same(entry: Entry, of: tuple[str, int]) -> bool:
 def _parts(tree: Snapshot, minor: int) -> tuple[bool, bool, bool]:
     """Whether a device's class, queue and filter are in a tree."""
     return (
-        any(entry["handle"] == op.ROOT | minor for entry in tree[snapshot.CLASSES]),
-        any(entry["parent"] == op.ROOT | minor for entry in tree[snapshot.QDISCS]),
-        any(entry["parent"] == op.ROOT and entry["info"] >> 16 == minor for entry in tree[snapshot.FILTERS]),
+        any(entry["handle"] == op.ROOT | minor for entry in tree[CLASSES]),
+        any(entry["parent"] == op.ROOT | minor for entry in tree[QDISCS]),
+        any(entry["parent"] == op.ROOT and entry["info"] >> 16 == minor for entry in tree[FILTERS]),
     )
 
 
@@ -99,8 +100,8 @@ class Trees:
     def shapers(self, link: Link) -> tuple[Shaper, Shaper]:
         """A device's way up and its way down."""
         return (
-            Shaper(self._namespace, self.ifb, link["minor"], "up"),
-            Shaper(self._namespace, self._interface, link["minor"], "down"),
+            SharedShaper(self._namespace, self.ifb, link["minor"], "up"),
+            SharedShaper(self._namespace, self._interface, link["minor"], "down"),
         )
 
     def make(self) -> list[Operation]:
@@ -114,8 +115,8 @@ class Trees:
         for device in (self.ifb, self._interface):
             made.append(op.add_htb(here, device, op.REST))
             made.append(op.htb_class("add", here, device, op.REST, op.LINE_RATE, burst_bytes))
-        made.append(op.add_ingress(here, self._interface))
-        return [*made, op.redirect_ingress(here, self._interface, self.ifb)]
+        made.append(ingress.add_ingress(here, self._interface))
+        return [*made, ingress.redirect_ingress(here, self._interface, self.ifb)]
 
     def add(self, link: Link) -> list[Operation]:
         """What adds a device."""
@@ -146,7 +147,7 @@ class Trees:
         for where, place in PLACES.items():
             entry = top(state.interface, where)
             if entry is not None:
-                found = f"{snapshot.name(snapshot.QDISCS, entry)} at its {place}, which somebody else set up"
+                found = f"{snapshot.name(QDISCS, entry)} at its {place}, which somebody else set up"
                 return f"{self._interface} has {found}; valid: --force, which puts it aside until `link clear`"
         if state.ifb is not None:
             return f"there is an interface {self.ifb} and no record of it; valid: --force, which replaces it"
@@ -166,7 +167,7 @@ class Trees:
                 word = entry["kind"] if entry["kind"] == "clsact" else place
                 made.append(op.delete_qdisc(self._namespace, self._interface, word))
             else:
-                found = snapshot.name(snapshot.QDISCS, entry)
+                found = snapshot.name(QDISCS, entry)
                 others.append(f"{self._interface} has {found} at its {place}, which somebody else set up since")
         if state.ifb is not None:
             made.append(op.delete_device(self._namespace, self.ifb))

@@ -61,6 +61,10 @@ class Tun:
             made += congestion_routes(namespace, DEVICE, address, self.server.congestion)
         return made
 
+    async def watch(self) -> None:
+        """See `LinkBackend`."""
+        await self._emulator.watch()
+
     def commands(self) -> list[str]:
         """See `LinkBackend`."""
         emulator = f"{sys.executable} -m testbed.links.emulator tun"
@@ -111,11 +115,27 @@ class Tun:
         """See `LinkBackend`."""
         await self._emulator.ask({"do": "set", "client": name, "profile": profile.table()})
 
+    def changes(self, name: str, profile: LinkProfile) -> list[str]:
+        """See `LinkBackend`."""
+        return [f"(emulator) set {name}: {profile.text()}"]
+
     async def counters(self) -> dict[str, dict[str, Counts]]:
         """See `LinkBackend`; also `lost`, by the loss that the link was given."""
-        clients: dict[str, dict[str, Counts]] = (await self._emulator.ask({"do": "counters"}))["clients"]
+        clients: dict[str, dict[str, Counts]] = (await self._emulator.counted())["clients"]
         return clients
 
-    def facts(self) -> dict[str, Any]:
-        """See `LinkBackend`."""
-        return {"offloads": "none", "emulator_priority": self._opened.get("priority")}
+    async def facts(self) -> dict[str, Any]:
+        """See `LinkBackend`: packets were handed on `lateness_ms` after they were due, `strays` were for nobody.
+
+        `device_drops` are packets that found the queue of a TUN device full, for the emulator was behind.
+        """
+        counted = await self._emulator.counted()
+        counted.pop("clients")
+        async with Kernel() as kernel:
+            drops = [(await kernel.traffic(name, DEVICE))["tx_dropped"] for name in self.namespaces]
+        return {
+            "offloads": "none",
+            "emulator_priority": self._opened["priority"],
+            "device_drops": sum(drops),
+            **counted,
+        }

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+import sys
 from pathlib import Path
 
 import aiomqtt
@@ -114,6 +115,30 @@ def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: p
             assert process.stdout is not None
             assert await process.stdout.readline() == b"up\n"
         assert process.returncode == -9
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("spec", OWN)
+def test_no_engine_outlives_a_user_who_is_killed(spec: str, tmp_path: Path) -> None:
+    script = (
+        "import asyncio, pathlib, sys; from broker.engines import engine\n"
+        "async def go():\n"
+        "    async with engine(sys.argv[1], pathlib.Path(sys.argv[2])) as address:\n"
+        "        print(address.port, flush=True); await asyncio.sleep(600)\n"
+        "asyncio.run(go())"
+    )
+
+    async def scenario() -> None:
+        command = [sys.executable, "-c", script, spec, str(tmp_path)]
+        user = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        assert user.stdout is not None
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(await user.stdout.readline()))
+        user.kill()
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""  # whoever listened has ended, or it would wait for a greeting
+        writer.close()
+        await user.wait()
 
     asyncio.run(scenario())
 

@@ -52,24 +52,24 @@ def test_check_holds_measured_against_configured() -> None:
 
 @needs("netns")
 def test_a_dry_run_prints_commands_and_runs_none() -> None:
-    before = namespaces.listed("splitcom-")
+    before = namespaces.listed("splitcom-check-")
     done = link("check", "up=5mbit", "--backend", "netns", "--clients", "2", "--dry-run")
     lines = done.stdout.splitlines()
     assert lines[0] == "ip netns add splitcom-check-hub"
     assert any(re.match(r"tc -n splitcom-check-hub class add dev u1 .* rate 5000000bit", line) for line in lines)
     assert lines[-1] == "ip netns del splitcom-check-client-client1"
-    assert namespaces.listed("splitcom-") == before
+    assert namespaces.listed("splitcom-check-") == before
 
 
 def test_show_and_reset_have_something_to_say_where_there_is_nothing() -> None:
     assert link("show").stdout == "no links are emulated here\n"
-    assert json.loads(link("show", "--json").stdout) == {"owners": []}
+    assert json.loads(link("show", "--json").stdout) == {"owners": [], "complaints": []}
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("check",), "give either a PROFILE or --scenario"),
+        (("check",), "give a PROFILE, an INTERFACE or --scenario; valid: lte"),
         (("check", "nowhere"), "link profile 'nowhere' is unknown; valid: 3g, dsl"),
         (("check", "up=5mbits"), "up: '5mbits'; valid: a rate such as 5mbit"),
         (("check", "up=-5mbit"), "up: '-5mbit'; valid: a rate"),
@@ -101,5 +101,8 @@ def test_bad_input_gets_one_line_that_names_it(arguments: tuple[str, ...], said:
 
 
 def test_help_fits_a_terminal_of_80_columns() -> None:
-    for arguments in (["--help"], *([name, "--help"] for name in ("probe", "check", "show", "set", "clear", "reset"))):
+    for arguments in (
+        ["--help"],
+        *([name, "--help"] for name in ("probe", "check", "show", "set", "clear", "reset", "exec")),
+    ):
         assert max(map(len, link(*arguments).stdout.splitlines())) <= 80

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -75,4 +76,27 @@ def test_ctrl_c_takes_the_links_away(tiny_base: Path, tmp_path: Path) -> None:
                 process.send_signal(signal.SIGINT)
         process.wait()
     assert process.returncode == 130
+    assert not [name for name in namespaces.listed("splitcom-") if made.name in name]
+
+
+@needs("tun")
+def test_an_emulator_that_dies_ends_the_run_at_once_and_keeps_what_there_is(tiny_base: Path, tmp_path: Path) -> None:
+    made = over(tiny_base, "tun", "links-died")
+    with started(arguments(made, tmp_path)) as process:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if "starting a server" in line:
+                emulators = [
+                    int(child)
+                    for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+                    if b"testbed.links.emulator" in Path(f"/proc/{child}/cmdline").read_bytes()
+                ]
+                for emulator in emulators:
+                    os.kill(emulator, signal.SIGKILL)
+        process.wait()
+    assert process.returncode == 1
+    assert any("the tun emulator ended" in line for line in said), said
+    assert "the tun emulator ended" in json.loads((tmp_path / "run" / "summary.json").read_text())["end"]
     assert not [name for name in namespaces.listed("splitcom-") if made.name in name]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import statistics
 
 import pytest
 
 from testbed.links import check
+from testbed.links.calibration import MESSAGES_JITTER
 from testbed.links.loss import GilbertElliott, independent
-from testbed.links.profile import parse
+from testbed.links.profile import Direction, parse
 from testbed.links.rates import WIRE_PER_PAYLOAD
 
 
@@ -64,6 +66,41 @@ def test_a_loss_as_configured_passes_and_three_times_as_much_fails(losses: Gilbe
         caught += not check.loss("a", "up", losses, 20_000, 3 * received - 40_000).ok
     assert failed <= 2
     assert caught >= 195
+
+
+def drawn(delay_s: float, jitter_s: float, seed: int) -> list[float]:
+    """Times of as many messages as are sent, as an emulator draws them."""
+    draw = random.Random(seed)
+    return [max(0.0, draw.gauss(delay_s, jitter_s)) for _ in range(MESSAGES_JITTER)]
+
+
+@pytest.mark.parametrize(("delay_s", "jitter_s"), [(0.05, 0.01), (0.02, 0.02), (0.0, 0.03)])
+def test_a_jitter_as_configured_passes_and_one_that_is_half_or_twice_as_large_fails(
+    delay_s: float, jitter_s: float
+) -> None:
+    """Of 500 drawn links one in a thousand may fail by chance."""
+    direction = Direction(delay=f"{delay_s}s", jitter=f"{jitter_s}s")
+    right = [check.jitter("a", "up", direction, drawn(delay_s, jitter_s, seed)) for seed in range(500)]
+    assert sum(not done.ok for done in right) <= 3
+    assert statistics.mean(done.error_percent for done in right) == pytest.approx(0, abs=1.5)
+    for factor in (0.5, 2):
+        wrong = [check.jitter("a", "up", direction, drawn(delay_s, jitter_s * factor, seed)) for seed in range(500)]
+        assert sum(done.ok for done in wrong) <= 25
+
+
+def test_a_jitter_is_told_in_milliseconds_as_it_is_configured() -> None:
+    times = drawn(0.05, 0.01, 1)
+    done = check.jitter("a", "up", Direction(delay="50ms", jitter="10ms"), times)
+    assert done.what == "jitter"
+    assert done.configured == pytest.approx(10, rel=1e-4)
+    assert done.measured == pytest.approx(1000 * statistics.stdev(times))
+    assert 20 < done.allowed_percent < 40
+
+
+def test_timers_may_add_a_millisecond_to_a_jitter() -> None:
+    direction = Direction(delay="50ms", jitter="1us")
+    assert check.jitter("a", "up", direction, [0.0500, 0.0501] * 50).ok
+    assert not check.jitter("a", "up", direction, [0.048, 0.052] * 50).ok
 
 
 def test_a_link_that_passes_nothing_fails_with_a_number() -> None:

@@ -129,3 +129,14 @@ def test_an_emulator_of_no_kind_is_refused() -> None:
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert ended.returncode == 2
     assert "'tun', 'proxy'" in ended.stderr
+
+
+def test_an_emulator_that_ends_is_told_to_who_watches_it(tmp_path: Path) -> None:
+    async def work(emulator: EmulatorProcess) -> None:
+        await emulator.ask(OPEN)
+        watching = asyncio.create_task(emulator.watch())
+        os.kill(pid(emulator), signal.SIGKILL)
+        await watching
+
+    with pytest.raises(LinkError, match="the proxy emulator ended"):
+        with_one(tmp_path, work)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from testbed.links import kernel, namespaces
+from testbed.links import ingress, kernel, namespaces
 from testbed.links import operations as op
 from testbed.links.errors import LinkError
 from testbed.links.fast_htb import FastHtb
@@ -144,6 +144,18 @@ def test_a_queue_takes_the_place_of_one_of_another_kind(namespace: str) -> None:
 
 
 @real
+def test_what_a_device_says_of_segmentation_offload_is_read_back(namespace: str) -> None:
+    async def read() -> int:
+        async with Kernel() as opened:
+            return await opened.gso_segments(namespace, DEVICE)
+
+    before = asyncio.run(read())
+    run(op.set_up(namespace, DEVICE, gso_segments=1))
+    assert before > 1
+    assert asyncio.run(read()) == 1
+
+
+@real
 def test_a_device_that_was_removed_is_looked_up_anew(namespace: str) -> None:
     remade = [op.delete_device(namespace, DEVICE), op.add_ifb(namespace, "ifb8"), op.add_ifb(namespace, DEVICE)]
     run(op.set_up(namespace, DEVICE), *remade, op.set_up(namespace, DEVICE))
@@ -160,9 +172,8 @@ def test_every_operation_does_over_netlink_what_its_command_does() -> None:
             op.add_ifb(name, DEVICE, 700),
             op.set_up(name, DEVICE, gso_segments=1),
             op.set_gso(name, DEVICE, 7),
-            op.add_bridge(name, "br0"),
+            op.add_ifb(name, "br0"),
             op.add_ifb(name, "p0"),
-            op.enslave(name, "p0", "br0"),
             op.add_address(name, "br0", "10.1.2.3", 24),
             *tree(name),
             *tree(name, MINOR + 1)[1:],
@@ -172,11 +183,11 @@ def test_every_operation_does_over_netlink_what_its_command_does() -> None:
             op.delete_class(name, DEVICE, MINOR + 1),
             op.htb_class("change", name, DEVICE, MINOR, 2 * RATE, burst(2 * RATE)),
             op.bfifo("change", name, DEVICE, MINOR, 60_000),
-            op.add_ingress(name, "br0"),
-            op.redirect_ingress(name, "br0", DEVICE),
+            ingress.add_ingress(name, "br0"),
+            ingress.redirect_ingress(name, "br0", DEVICE),
             op.add_htb(name, "p0", MINOR),
             op.delete_qdisc(name, "p0", "root"),
-            op.add_ingress(name, "p0"),
+            ingress.add_ingress(name, "p0"),
             op.delete_qdisc(name, "p0", "ingress"),
             op.add_ifb(name, "gone"),
             op.delete_device(name, "gone"),
@@ -208,6 +219,23 @@ def test_every_operation_does_over_netlink_what_its_command_does() -> None:
 
 
 @real
+def test_an_htb_stands_below_another_queue_as_below_netem_which_not_every_kernel_has(namespace: str) -> None:
+    run(op.set_up(namespace, DEVICE))
+    tc(namespace, f"qdisc add dev {DEVICE} root handle 4010: tbf rate 1gbit burst 64kb limit 64kb")
+    _, *rest = tree(namespace)
+    run(op.add_htb(namespace, DEVICE, MINOR, below=op.NETEM | MINOR), *rest)
+    assert "qdisc htb 1: parent 4010:1 " in tc(namespace, f"qdisc show dev {DEVICE}")
+    fast = FastHtb(namespace)
+    try:
+        fast.change(number(namespace), MINOR, 2 * RATE, burst(2 * RATE))
+    finally:
+        fast.close()
+    assert "rate 2Mbit" in tc(namespace, f"class show dev {DEVICE} classid 1:{MINOR:x}")
+    run(op.delete_qdisc(namespace, DEVICE, "root"), *tree(namespace))
+    assert "qdisc htb 1: root " in tc(namespace, f"qdisc show dev {DEVICE}")
+
+
+@real
 def test_classes_are_counted_by_their_number(namespace: str) -> None:
     run(*tree(namespace))
 
@@ -227,4 +255,10 @@ def test_operations_are_written_as_a_person_would_type_them() -> None:
     assert op.delete_qdisc("", "eth0", "clsact").text == "tc qdisc del dev eth0 clsact"
     assert op.match_address("", "eth0", "10.0.0.1", op.SOURCE_OFFSET, 0x1F, 31).text == (
         "tc filter add dev eth0 parent 1: protocol ip prio 31 u32 match ip src 10.0.0.1/32 flowid 1:1f"
+    )
+    assert (
+        op.add_htb("", "u0", 0x10, below=0x4010).text == "tc qdisc add dev u0 parent 4010:1 handle 1: htb default 0x10"
+    )
+    assert op.netem("add", "", "u0", 0x10, "limit 9", root=True).text == (
+        "tc qdisc add dev u0 root handle 4010: netem limit 9"
     )

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
-import subprocess
 import sys
 import uuid
 from pathlib import Path
@@ -14,16 +12,19 @@ from typing import Any
 
 import pytest
 
+from broker.congestion import system_default
 from broker.engines import engine
 from testbed.links import namespaces, registry
+from testbed.links.capabilities import capabilities, why_not
 from testbed.links.commands import ask
 from testbed.links.errors import LinkError
 from testbed.links.kernel import command
-from testbed.links.lab import RECORD, Lab
+from testbed.links.lab import Lab
 from testbed.links.links_config import LinksConfig
+from testbed.links.netns import Netns
 from testbed.links.profile import LinkProfile, parse
-from testbed.links.registry import Owner
-from testbed.links.reset import orphans, reset
+from testbed.links.record import NAME
+from testbed.links.tun import Tun
 from tests.testbed.links.needs import needs
 
 pytestmark = needs("netns")
@@ -35,7 +36,7 @@ def run() -> str:
 
 
 def events(directory: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (directory / RECORD).read_text().splitlines()]
+    return [json.loads(line) for line in (directory / NAME).read_text().splitlines()]
 
 
 def test_a_run_without_profiles_makes_nothing(run: str, tmp_path: Path) -> None:
@@ -46,8 +47,8 @@ def test_a_run_without_profiles_makes_nothing(run: str, tmp_path: Path) -> None:
 
     place, records = asyncio.run(go())
     assert (place.host, place.prefix) == ("127.0.0.1", ())
-    assert records == {"backend": "none"}
-    assert list(tmp_path.iterdir()) == []
+    assert records == {"backend": "none", "congestion": system_default(), "kernel": os.uname().release}
+    assert [(event["event"], event["backend"]) for event in events(tmp_path)] == [("made", "none")]
 
 
 def test_links_are_measured_and_recorded(run: str, tmp_path: Path) -> None:
@@ -106,9 +107,11 @@ def test_the_timeline_counts_from_the_beginning_of_training(
                     done.set()
 
             monkeypatch.setattr(lab, "set", told)
+            timeline = asyncio.ensure_future(lab.follow_timeline())
             await lab.begin()
             async with asyncio.timeout(10):
                 await done.wait()
+                await timeline
             return {name: profile.text() for name, profile in lab.profiles.items()}
 
     assert asyncio.run(go()) == {"agent0": "up=1mbit", "agent1": "up=2mbit"}
@@ -116,17 +119,18 @@ def test_the_timeline_counts_from_the_beginning_of_training(
     assert told == [("agent0", "up=2mbit"), ("agent1", "up=2mbit"), ("agent0", "up=1mbit")]
 
 
-def test_a_change_that_fails_is_told_at_the_end(run: str, tmp_path: Path) -> None:
+def test_a_change_that_fails_is_told_at_once(run: str, tmp_path: Path) -> None:
     config = LinksConfig(profile="up=5mbit", timeline=("0s agent0: up=1mbit",), calibrate_s=0)
 
     async def go() -> None:
         async with Lab(run, config, ["agent0"], tmp_path) as lab:
             hub = next(name for name in namespaces.listed("splitcom-") if f"{run}-hub" in name)
             await command(f"ip -n {hub} link del u0")
+            timeline = asyncio.ensure_future(lab.follow_timeline())
             await lab.begin()
-            await asyncio.wait(lab._tasks)
+            await timeline
 
-    with pytest.raises(LinkError, match=r"class change dev u0 .*: No such device"):
+    with pytest.raises(LinkError, match=r"u0.* does not exist"):
         asyncio.run(go())
     assert not [name for name in namespaces.listed("splitcom-") if run in name]
 
@@ -188,58 +192,62 @@ def test_both_brokers_listen_in_the_place_of_the_server(run: str, tmp_path: Path
     assert asyncio.run(go("mosquitto")) == b"there\n"
 
 
-HOLD = """
-import asyncio, sys
-from pathlib import Path
-from testbed.links.lab import Lab
-from testbed.links.links_config import LinksConfig
-async def go():
-    async with Lab(sys.argv[1], LinksConfig(profile=sys.argv[3], calibrate_s=0), ["agent0"], Path(sys.argv[2])):
-        print("made", flush=True)
-        await asyncio.sleep(3600)
-asyncio.run(go())
-"""
-
-
-def killed(run: str, directory: Path, profile: str = "up=5mbit") -> Owner:
-    """The record of a run that was killed while it had links."""
-    command = [sys.executable, "-c", HOLD, run, str(directory), profile]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "made\n"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    owner = registry.find(run)
-    assert owner is not None
-    return owner
-
-
-def test_what_a_killed_run_leaves_is_removed_by_reset(run: str, tmp_path: Path) -> None:
-    owner = killed(run, tmp_path)
-    assert not owner.alive
-    assert set(owner.namespaces) <= set(namespaces.listed("splitcom-"))
-    done = asyncio.run(reset([owner]))
-    assert done == [f"run {run}: {len(owner.namespaces)} namespaces removed"]
-    assert not [name for name in namespaces.listed("splitcom-") if run in name]
-    assert registry.find(run) is None
-
-
-def test_what_a_killed_run_leaves_is_removed_by_the_next_of_its_name(run: str, tmp_path: Path) -> None:
-    killed(run, tmp_path)
+@pytest.mark.parametrize(("backend", "profile"), [("tun", "up=5mbit delay=1ms"), ("netns", "up=1mbit+2mbit@60s")])
+def test_what_carries_links_and_ends_is_told_at_once(run: str, tmp_path: Path, backend: str, profile: str) -> None:
+    refusal = why_not(backend, {"rate"}, capabilities())
+    if refusal:
+        pytest.skip(refusal)
+    config = LinksConfig(backend=backend, profile=profile, calibrate_s=0)
 
     async def go() -> None:
-        async with Lab(run, LinksConfig(profile="up=5mbit", calibrate_s=0), ["agent0"], tmp_path):
-            pass
+        async with Lab(run, config, ["agent0"], tmp_path) as lab:
+            watching = asyncio.ensure_future(lab.watch())
+            await lab.begin()
+            assert not watching.done()
+            if isinstance(lab.backend, Tun):
+                process = lab.backend._emulator._process
+                assert process is not None
+                process.kill()
+            else:
+                hub = next(name for name in namespaces.listed("splitcom-") if f"{run}-hub" in name)
+                await command(f"ip -n {hub} link del u0")
+                assert isinstance(lab.backend, Netns)
+                for track in lab.backend._playback._tracks.values():
+                    track.bytes_per_s = 0  # as if the next step had another rate
+            await watching
 
-    asyncio.run(go())
+    with pytest.raises(LinkError, match=r"emulator ended" if backend == "tun" else r"No such device|does not exist"):
+        asyncio.run(asyncio.wait_for(go(), 60))
     assert not [name for name in namespaces.listed("splitcom-") if run in name]
 
 
-def test_namespaces_whose_record_is_lost_are_removed_with_what_runs_in_them(run: str) -> None:
-    name = f"{registry.PREFIX}{run}-server"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    left = subprocess.Popen(["ip", "netns", "exec", name, "sleep", "600"])
-    assert asyncio.run(orphans([name], [Owner(run, "netns", namespaces=(name,))])) == []
-    assert asyncio.run(orphans([name], [])) == [f"namespace {name}: removed"]
-    assert name not in namespaces.listed("splitcom-")
-    assert left.wait(10) == -signal.SIGKILL
+def test_the_record_has_the_trace_and_the_congestion_of_the_sockets(run: str, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("t_s,up_bps,down_bps\n0,2000000,3000000\n60,1000000,1000000\n")
+    directory = tmp_path / "run"
+    directory.mkdir()
+    config = LinksConfig(profile=f"up=csv:{trace} down=csv:{trace}", calibrate_s=0, congestion="reno")
+
+    async def go() -> None:
+        async with Lab(run, config, ["agent0"], directory) as lab, engine("embedded", directory, lab.server) as broker:
+            address = await lab.address("agent0", broker)
+            code = f"import socket; s = socket.create_connection({tuple(address)!r}); print(flush=True); input()"
+            joined = await asyncio.create_subprocess_exec(
+                *lab.client("agent0"),
+                sys.executable,
+                "-c",
+                code,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+            )
+            assert joined.stdout is not None
+            await joined.stdout.readline()
+            await lab.begin()
+            await joined.communicate(b"\n")
+
+    asyncio.run(asyncio.wait_for(go(), 60))
+    made = next(event for event in events(directory) if event["event"] == "made")
+    copy = directory / made["traces"][str(trace)]
+    assert copy.read_text() == trace.read_text()
+    sockets = next(event for event in events(directory) if event["event"] == "sockets")
+    assert sockets["congestion"] == {"reno": 2}

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from testbed.links import namespaces, snapshot
-from testbed.links.snapshot import AT_INGRESS, AT_ROOT, FILTERS, QDISCS
+from testbed.links.snapshot import AT_INGRESS, AT_ROOT
+from testbed.links.tc_netlink import CLASSES, FILTERS, QDISCS
 from tests.testbed.links.needs import needs
 
 pytestmark = needs("netns")
@@ -158,7 +159,7 @@ def test_entries_are_named_as_tc_writes_them(namespace: str) -> None:
     names = [snapshot.name(FILTERS, entry) for entry in taken[FILTERS]]
     assert "filter u32 2:7b:800 of priority 5" in names
     assert [snapshot.name(QDISCS, entry) for entry in taken[QDISCS]] == ["qdisc htb 1:"]
-    assert snapshot.name(snapshot.CLASSES, taken[snapshot.CLASSES][0]) == "class htb 1:1"
+    assert snapshot.name(CLASSES, taken[snapshot.CLASSES][0]) == "class htb 1:1"
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_links_are_what_their_profiles_say(
     checks = within(tun, measure)
     assert {check.what for check in checks if check.client == "agent0"} == {
         "rate",
-        *({"delay", "loss"} if "loss" in texts[0] else ()),
+        *({"delay", "jitter", "loss"} if "loss" in texts[0] else ()),
     }
     assert all(check.ok for check in checks), [check.table() for check in checks]
 
