@@ -11,7 +11,7 @@ import socket
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from testbed.bench.links_rows import (
     COMPLETION_PERCENT,
     DELAY_MS,
     LOSS_PERCENT,
+    RELAY_DELAY_MS,
     TRACE_PERCENT,
     Row,
     promised_mbit,
@@ -36,6 +37,14 @@ from testbed.links.profile import WAYS, LinkProfile, parse
 from testbed.links.rates import PAYLOAD_BYTES, WIRE_PER_PAYLOAD
 
 Say = Callable[[str], None]
+# What can be measured, each a method of `Bench`, and what a back-end has to be able to do for it.
+NEEDS = {
+    "completions": ("rate",),
+    "traces": ("varying",),
+    "delays": ("delay",),
+    "small": ("delay",),
+    "losses": ("loss", "delay"),
+}
 SECONDS = 3.0
 RATES_MBIT = (1, 10, 40, 100)
 MANY = 10  # clients at once
@@ -51,7 +60,9 @@ SMALL_BYTES = 100_000
 LIMIT_S = 300.0
 
 
-def bench_links(backends: Sequence[str], congestions: Sequence[str], repeats: int, say: Say) -> dict[str, Any]:
+def bench_links(
+    backends: Sequence[str], congestions: Sequence[str], what: Collection[str], repeats: int, say: Say
+) -> dict[str, Any]:
     """All rows that can be measured here, and what could not be with the reason."""
     found = capabilities()
     left_out = {name: why for name in backends if (why := why_not(name, {"rate"}, found))}
@@ -65,9 +76,9 @@ def bench_links(backends: Sequence[str], congestions: Sequence[str], repeats: in
         if name in left_out:
             continue
         for congestion in congestions:
-            rows += asyncio.run(Bench(name, congestion, repeats, say).run())
-        if why_not(name, {"loss", "delay"}, found) is None and RENO not in congestions:
-            rows += asyncio.run(Bench(name, RENO, repeats, say).losses())
+            rows += asyncio.run(Bench(name, congestion, repeats, say).run(what))
+        if congestions and RENO not in congestions:
+            rows += asyncio.run(Bench(name, RENO, repeats, say).run({"losses"} & set(what)))
     return {
         "kernel": found["kernel"],
         "repeats": repeats,
@@ -92,13 +103,12 @@ class Bench:
     def __init__(self, backend: str, congestion: str, repeats: int, say: Say) -> None:
         self._backend, self._congestion, self._repeats, self._say = backend, congestion, repeats, say
 
-    async def run(self) -> list[Row]:
-        """All that the back-end can do here."""
-        rows = await self.completions() + await self.traces()
-        if self._able("delay"):
-            rows += [*await self.delays(), await self.small()]
-        if self._able("loss", "delay"):
-            rows += await self.losses()
+    async def run(self, what: Collection[str] = tuple(NEEDS)) -> list[Row]:
+        """What is asked for of NEEDS, as far as the back-end can do it here."""
+        rows: list[Row] = []
+        for name, needs in NEEDS.items():
+            if name in what and self._able(*needs):
+                rows += await getattr(self, name)()
         return rows
 
     def _able(self, *needs: str) -> bool:
@@ -195,12 +205,13 @@ class Bench:
                         links.setdefault(f"{name} {way}", []).append(taken_ms - delay_ms - own_ms)
             if delay_ms:
                 note = f"{own_ms:.2f} ms of the programs' own taken off; priority {priority}"
-                rows.append(self._row(f"delay of {delay_ms} ms one way", links, "ms", DELAY_MS[priority], note))
+                bound = RELAY_DELAY_MS if self._backend == "proxy" else DELAY_MS[priority]
+                rows.append(self._row(f"delay of {delay_ms} ms one way", links, "ms", bound, note))
             else:
                 own_ms = statistics.median(error for errors in links.values() for error in errors)
         return rows
 
-    async def small(self) -> Row:
+    async def small(self) -> list[Row]:
         """An upload of 100 kB over a long round trip, against serialisation and delay: what slow start makes of it."""
         profile = parse("up=50mbit down=50mbit delay=50ms")
         ideal_s = profile.up.delay_s + profile.rate("up").finish(0.0, SMALL_BYTES * WIRE_PER_PAYLOAD)
@@ -212,7 +223,7 @@ class Bench:
                 await asyncio.sleep(1.0)  # after which TCP begins slowly again
         note = f"{1000 * statistics.median(taken):.0f} ms, {1000 * ideal_s:.0f} without slow start"
         errors = [100 * (seconds / ideal_s - 1) for seconds in taken]
-        return self._row("upload of 100 kB at 50 Mbit/s, round trip 100 ms", {f"{name} up": errors}, note=note)
+        return [self._row("upload of 100 kB at 50 Mbit/s, round trip 100 ms", {f"{name} up": errors}, note=note)]
 
     async def losses(self) -> list[Row]:
         """Goodput under loss against Mathis' formula, which holds for Reno only: told for the others as it is."""

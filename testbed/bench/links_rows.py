@@ -15,6 +15,7 @@ TRACE_PERCENT = {"netns": 2.0, "tun": 1.0, "proxy": 1.0}
 # Milliseconds that a delay may be too long, with real-time priority for the emulator and without, beyond what the same
 # messages take on a link of that back-end without a delay.
 DELAY_MS = {"fifo": 0.3, "nice": 2.0, "none": 2.0}
+RELAY_DELAY_MS = 2.0  # of the proxy, which joins what waits into pieces
 AGGREGATE_MBIT = {"netns": 1000, "tun": 400, "proxy": 400}  # in all, up to which that is promised
 PACED_MBIT = {"bbr": 400}  # less for what sends every packet at a time of its own
 # Reno's goodput by Mathis' formula is an average of a random process; the emulator that the figures come from had

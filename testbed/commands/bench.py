@@ -92,9 +92,10 @@ def size(shapes: str, samples: int, as_json: bool) -> None:
 @main.command()
 @click.option("--backends", default="netns,tun,proxy", show_default=True, metavar="LIST", help="Back-ends to measure.")
 @click.option("--congestion", default="cubic,bbr", show_default=True, metavar="LIST", help="TCP's congestion controls.")
+@click.option("--what", default="completions,traces,delays,small,losses", show_default=True, metavar="LIST")
 @click.option("--repeats", default=3, show_default=True, metavar="N", type=click.IntRange(1), help="Of each figure.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def links(backends: str, congestion: str, repeats: int, as_json: bool) -> None:
+def links(backends: str, congestion: str, what: str, repeats: int, as_json: bool) -> None:
     """How exact emulated links are: completion times, delays, loss and traces, by back-end.
 
     Each row is held against what the back-end promises; one that is over it makes the exit status 1. Takes about ten
@@ -102,16 +103,16 @@ def links(backends: str, congestion: str, repeats: int, as_json: bool) -> None:
     """
     from broker.errors import SettingsError
     from broker.program import one_line_errors
-    from testbed.bench.links import bench_links
+    from testbed.bench.links import NEEDS, bench_links
     from testbed.bench.links_rows import AGGREGATE_MBIT, render
 
-    names = [name.strip() for name in backends.split(",")]
+    names, kinds, controls = ([name.strip() for name in text.split(",")] for text in (backends, what, congestion))
     with one_line_errors():
-        for name in names:
-            if name not in AGGREGATE_MBIT:
-                raise SettingsError(f"--backends: {name!r} is unknown; valid: {', '.join(AGGREGATE_MBIT)}")
-        controls = [name.strip() for name in congestion.split(",")]
-        result = bench_links(names, controls, repeats, lambda text: click.echo(text, err=True))
+        for flag, given, valid in (("--backends", names, AGGREGATE_MBIT), ("--what", kinds, NEEDS)):
+            for name in given:
+                if name not in valid:
+                    raise SettingsError(f"{flag}: {name!r} is unknown; valid: {', '.join(valid)}")
+        result = bench_links(names, controls, kinds, repeats, lambda text: click.echo(text, err=True))
     click.echo(json.dumps(result, indent=1) if as_json else render(result))
     if not all(row["ok"] for row in result["rows"]):
         raise click.exceptions.Exit(1)

@@ -25,7 +25,7 @@ for _command in (check, join, show, set_, clear, reset, exec_):
     main.add_command(_command)
 
 
-@main.command()
+@main.command(short_help="What this machine allows.")
 @json_option
 def probe(as_json: bool) -> None:
     """What this kernel and these privileges allow, and which back-ends with them."""

@@ -18,7 +18,7 @@ UNITS = {"rate": (1e6, "Mbit/s"), "delay": (1, "ms"), "jitter": (1, "ms"), "loss
 _LINKS, _DEVICES = ("scenarios", "clients", "backend", "dry_run"), ("port", "wait")
 
 
-@click.command(context_settings={"show_default": True})
+@click.command(context_settings={"show_default": True}, short_help="Measure links against what is configured.")
 @click.argument("profile", nargs=-1, metavar="[PROFILE | INTERFACE]")
 @click.option("--scenario", "scenarios", multiple=True, metavar="NAME", help="Take links and clients from a scenario.")
 @click.option("--clients", type=click.IntRange(1, 1000), default=1, metavar="N", help="Links of PROFILE, all at once.")
@@ -145,7 +145,7 @@ def _report(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-@click.command(context_settings={"show_default": True})
+@click.command(context_settings={"show_default": True}, short_help="Let a host measure this device.")
 @click.argument("where", metavar="HOST:PORT")
 @click.option("--name", default="", metavar="ADDRESS", help="The address that is shaped, of a device with several.")
 @click.option("--congestion", default="", metavar="NAME", help="TCP's congestion control; empty: the system's own.")

@@ -14,7 +14,7 @@ from broker.program import one_line_errors
 from testbed.commands.link_options import Report, carry_out, commands, dry_run_option, json_option, out
 
 
-@click.command()
+@click.command(short_help="The links that there are now.")
 @click.argument("target", required=False)
 @json_option
 def show(target: str | None, as_json: bool) -> None:
@@ -28,7 +28,7 @@ def show(target: str | None, as_json: bool) -> None:
     _finish(carry_out(show_links(target)), as_json, _owners)
 
 
-@click.command(name="set")
+@click.command(name="set", short_help="Give a link another profile.")
 @click.argument("target")
 @click.argument("profile", nargs=-1, required=True)
 @click.option("--force", is_flag=True, help="Replace a queueing discipline that somebody else set up.")
@@ -56,7 +56,7 @@ def set_(target: str, profile: tuple[str, ...], force: bool, hold: bool, dry_run
         carry_out(control.hold_link(target, text, force, lambda done: out(done, as_json, _said), _warn))
 
 
-@click.command()
+@click.command(short_help="Take the shaping from a link or an interface.")
 @click.argument("target")
 @dry_run_option
 @json_option
@@ -67,7 +67,7 @@ def clear(target: str, dry_run: bool, as_json: bool) -> None:
     out(carry_out(clear_link(target, dry_run)), as_json, commands if dry_run else _said)
 
 
-@click.command()
+@click.command(short_help="Remove what killed runs left.")
 @dry_run_option
 @json_option
 def reset(dry_run: bool, as_json: bool) -> None:
@@ -80,7 +80,9 @@ def reset(dry_run: bool, as_json: bool) -> None:
     _finish(carry_out(reset_all(dry_run)), as_json, commands if dry_run else _said)
 
 
-@click.command(name="exec", context_settings={"allow_interspersed_args": False})
+@click.command(
+    name="exec", context_settings={"allow_interspersed_args": False}, short_help="Run a command where a client is."
+)
 @click.argument("target")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(target: str, command: tuple[str, ...]) -> None:

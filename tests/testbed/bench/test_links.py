@@ -49,7 +49,7 @@ def test_losses_are_held_against_the_formula_for_reno_only(monkeypatch: pytest.M
 
 def test_what_cannot_be_had_is_left_out_with_its_reason() -> None:
     said: list[str] = []
-    result = bench_links(["proxy"], ["nonsense"], 1, said.append)
+    result = bench_links(["proxy"], ["nonsense"], ["delays"], 1, said.append)
     assert "congestion: 'nonsense'" in result["left_out"]["nonsense"]
     assert result["rows"] == []
     assert said == [f"nonsense: {result['left_out']['nonsense']}"]
