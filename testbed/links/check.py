@@ -50,7 +50,7 @@ class Check:
             "client": self.client,
             "direction": self.direction,
             "what": self.what,
-            "configured": round(self.configured, 6),
+            "configured": float(f"{self.configured:.9g}"),  # times of clocks leave more digits than there are
             "measured": round(self.measured, 6),
             "error_percent": round(self.error_percent, 3),
             "allowed_percent": round(self.allowed_percent, 3),
