@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: setup demo test check lint types slow clean
+.PHONY: setup demo test check lint types slow rabbitmq fuzz corpus clean
 
 setup: $(VENV)/.installed
 
@@ -22,6 +22,10 @@ test: setup
 slow: setup
 	$(BIN)/pytest -q -n 2 -m slow
 
+# In one process, since each would start a node of its own.
+rabbitmq: setup
+	$(BIN)/pytest -q -m rabbitmq
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -29,7 +33,15 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-check: lint types test slow
+# Half a minute each; a finding ends it and lies in build/fuzz. `make corpus` adds what was found to tests/fuzz/corpus.
+fuzz: setup
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	for target in packet wire frame; do $(BIN)/python -m tests.fuzz $$target -max_total_time=30 || exit 1; done
+
+corpus: setup
+	$(BIN)/python -m tests.fuzz.corpus build/fuzz
+
+check: lint types test slow rabbitmq
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -11,29 +11,62 @@ from typing import Any
 
 import click
 
-from broker.errors import BrokerError
+from broker import log
+from broker.broker_config import is_loopback
+from broker.commands import export_mosquitto, passwd
+from broker.errors import BrokerError, SettingsError
 from broker.program import Emit, OneLine, emitter, fail, program_options, settings
 from broker.server import Broker, BrokerConfig
 
 PREFIX = "SPLITCOM_BROKER_"
 
+_log = logging.getLogger(__name__)
 
-@click.command(name="broker", cls=OneLine, context_settings={"show_default": True})
+
+class Program(OneLine, click.Group):
+    """A program that has other commands beside it."""
+
+
+@click.group(name="broker", cls=Program, invoke_without_command=True, context_settings={"show_default": True})
 @click.option("--config", metavar="FILE", help="TOML file with any of the settings; see docs/broker.md.")
 @click.option("--host", metavar="ADDRESS", help="The address to listen on.")
 @click.option("--port", type=int, metavar="PORT", help="The TCP port; 0 takes a free one.")
-@click.option("--insecure", is_flag=True, default=None, help="Allow an address that other machines can reach.")
+@click.option("--insecure", is_flag=True, default=None, help="Let anyone connect from other machines.")
+@click.option("--users", metavar="FILE", help="Users and their passwords, made by splitcom broker passwd.")
+@click.option("--acl", metavar="FILE", help="Access rules in the syntax of mosquitto.")
+@click.option("--policy", metavar="NAME", help="none, or devices: every client keeps to its own name and topics.")
+@click.option("--tls-certificate", metavar="FILE", help="The broker's certificate; all connections are TLS.")
+@click.option("--tls-key", metavar="FILE", help="Its key.")
+@click.option("--tls-ca", metavar="FILE", help="Whose certificates of clients are good.")
+@click.option("--tls-crl", metavar="FILE", help="Which of them are revoked.")
+@click.option("--tls-require", is_flag=True, default=None, help="Let nobody in without a certificate.")
+@click.option("--websocket-port", type=int, metavar="PORT", help="The port of MQTT over WebSocket.")
+@click.option("--metrics-port", type=int, metavar="PORT", help="The port of metrics for Prometheus.")
+@click.option("--store", metavar="FILE", help="What keeps sessions and their messages when the broker ends.")
+@click.option("--log", "log_format", type=click.Choice(["text", "json"]), help="How the log is written.")
 @program_options
-def main(config: str | None, assignments: tuple[str, ...], events: bool, attached: bool, **flags: Any) -> None:
-    """Run the MQTT broker (3.1.1 and 5) until SIGINT or SIGTERM.
+@click.pass_context
+def main(
+    context: click.Context,
+    /,
+    config: str | None,
+    assignments: tuple[str, ...],
+    events: bool,
+    attached: bool,
+    **flags: Any,
+) -> None:
+    """Run the MQTT broker (3.1.1 and 5) until SIGINT or SIGTERM; SIGHUP makes it read its files again.
 
     Settings come from the TOML file, then from SPLITCOM_BROKER_... variables, then from flags.
     """
+    if context.invoked_subcommand is not None:
+        context.obj = lambda: settings(BrokerConfig, PREFIX, config, flags, assignments)
+        return
     try:
         parsed = settings(BrokerConfig, PREFIX, config, flags, assignments)
-        level = logging.WARNING if events else logging.INFO
-        logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(message)s")
-        asyncio.run(_serve(parsed, emitter("broker", events), attached))
+        log.start(parsed.log_format, logging.WARNING if events else logging.INFO)
+        emit = emitter("broker", events) if events or parsed.log_format == "text" else _tell
+        asyncio.run(_serve(parsed, emit, attached))
     except BrokerError as error:
         fail(str(error))
 
@@ -48,16 +81,36 @@ async def _serve(config: BrokerConfig, emit: Emit, attached: bool) -> None:
         standard_input = sys.stdin.fileno()
         loop.add_reader(standard_input, lambda: None if os.read(standard_input, 4096) else stop.set())
     broker = Broker(config)
+    if config.users and not config.tls_certificate and not is_loopback(config.host):
+        _log.warning("passwords cross the network in clear; tls_certificate and tls_key change that")
+    loop.add_signal_handler(signal.SIGHUP, _reload, broker, emit)
     try:
         async with broker:
             host, port = broker.address
-            emit({"event": "ready", "host": host, "port": port})
+            emit({"event": "ready", "host": host, "port": port, **broker.urls})
             await stop.wait()
     finally:
         if attached:
             loop.remove_reader(standard_input)
     emit({"event": "summary", **broker.snapshot()})
 
+
+def _tell(event: dict[str, Any]) -> None:
+    fields = dict(event)
+    log.told(fields.pop("event"), **fields)
+
+
+def _reload(broker: Broker, emit: Emit) -> None:
+    try:
+        broker.reload()
+    except SettingsError as error:
+        emit({"event": "not reloaded", "text": str(error)})
+    else:
+        emit({"event": "reloaded"})
+
+
+main.add_command(passwd)
+main.add_command(export_mosquitto)
 
 if __name__ == "__main__":
     main(prog_name="python -m broker")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from broker.broker_config import BrokerConfig
 from broker.errors import ProtocolError
@@ -11,19 +11,26 @@ from broker.packets import V5, Connect
 from broker.properties import Properties, Property
 from broker.reasons import Reason
 
-MAXIMUM_QOS = 1
+UNLIMITED_BYTES = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
 class Admission:
-    """The terms of a connection: times in seconds, keepalive 0 for none; `properties` are CONNACK's."""
+    """The terms of a connection: times in seconds, keepalive 0 for none; `properties` are CONNACK's.
+
+    `receive_maximum`, `max_packet_bytes` and `alias_maximum` bound what is sent to the client, and `explains` says
+    whether acknowledgements may carry a reason string.
+    """
 
     client_id: str
+    version: int
     keepalive_s: int
     expiry_s: int
     receive_maximum: int
-    max_packet_bytes: int
-    properties: Properties
+    max_packet_bytes: int = UNLIMITED_BYTES
+    alias_maximum: int = 0
+    explains: bool = False
+    properties: Properties = field(default_factory=dict)
 
 
 def admit(connect: Connect, config: BrokerConfig) -> Admission:
@@ -31,22 +38,17 @@ def admit(connect: Connect, config: BrokerConfig) -> Admission:
     asked = connect.properties
     if Property.AUTHENTICATION_METHOD in asked:
         raise ProtocolError("extended authentication is not offered", Reason.BAD_AUTHENTICATION_METHOD)
-    # A will of QoS 2 in MQTT 3.1.1 is delivered at QoS 1, the most that is ever granted; MQTT 5 wants it refused.
-    if connect.version == V5 and connect.will and connect.will.qos > MAXIMUM_QOS:
-        raise ProtocolError(f"a will of QoS {connect.will.qos}; valid: 0, 1", Reason.QOS_NOT_SUPPORTED)
     if not connect.client_id and connect.version != V5 and not connect.clean_start:
         raise ProtocolError("a session to keep without a client id", Reason.CLIENT_ID_NOT_VALID)
     client_id = connect.client_id or f"auto-{secrets.token_hex(8)}"
     if connect.version != V5:
         expiry = 0 if connect.clean_start else config.session_expiry_s
-        return Admission(client_id, connect.keepalive, expiry, 0xFFFF, 0xFFFFFFFF, {})
+        return Admission(client_id, connect.version, connect.keepalive, expiry, config.max_inflight)
     keepalive, expiry = _keepalive(connect, config), _expiry(connect, config)
     told: dict[Property, object] = {
-        Property.MAXIMUM_QOS: MAXIMUM_QOS,
         Property.RECEIVE_MAXIMUM: config.receive_maximum,
         Property.MAXIMUM_PACKET_SIZE: config.max_packet_bytes,
         Property.TOPIC_ALIAS_MAXIMUM: config.topic_alias_maximum,
-        Property.SHARED_AVAILABLE: 0,
     }
     if client_id != connect.client_id:
         told[Property.ASSIGNED_CLIENT_ID] = client_id
@@ -56,10 +58,13 @@ def admit(connect: Connect, config: BrokerConfig) -> Admission:
         told[Property.SESSION_EXPIRY] = expiry
     return Admission(
         client_id,
+        connect.version,
         keepalive,
         expiry,
-        asked.get(Property.RECEIVE_MAXIMUM, 0xFFFF),
-        asked.get(Property.MAXIMUM_PACKET_SIZE, 0xFFFFFFFF),
+        min(asked.get(Property.RECEIVE_MAXIMUM, 0xFFFF), config.max_inflight),
+        asked.get(Property.MAXIMUM_PACKET_SIZE, UNLIMITED_BYTES),
+        min(asked.get(Property.TOPIC_ALIAS_MAXIMUM, 0), config.topic_alias_maximum),
+        bool(asked.get(Property.REQUEST_PROBLEM_INFORMATION, 1)),
         told,
     )
 

@@ -32,9 +32,13 @@ class Count:
 
 @dataclass(frozen=True)
 class ChannelConfig:
-    """Sizes, bounds and deadlines of a channel; both ends may differ in all of them."""
+    """Sizes, bounds, deadlines and credentials of a channel; both ends may differ in all of them.
 
-    chunk_bytes: int = 65536  # bytes of a body in one MQTT message
+    In `username` and the paths of files, `{name}` stands for the name of this end, so that all ends can share one file
+    of settings. `tls_ca` is "system" for the authorities of the operating system.
+    """
+
+    chunk_bytes: int = 0  # bytes of a body in one MQTT message; 0: 64 to 256 KiB, by the measured rate
     window: int = 4  # bulk chunks in flight to the broker, and beyond the receiver's credit
     inbox: int = 64  # messages that wait for receive()
     keepalive_s: int = 60  # MQTT keepalive
@@ -42,10 +46,14 @@ class ChannelConfig:
     max_message_bytes: int = 256 * 2**20  # longest body, sent or received; also at most 65535 chunks
     protocol: Literal["auto", "5", "3.1.1"] = "auto"  # MQTT version; auto: 5, else 3.1.1
     congestion: str = ""  # TCP congestion control of this end; empty: the system's own
+    username: str = ""  # user name at the broker; empty: none
+    password_file: str = ""  # its first line is the password
+    tls_ca: str = ""  # whose certificate the broker has to have; empty: no TLS, or the system's with mqtts://
+    tls_certificate: str = ""  # this end's own certificate
+    tls_key: str = ""  # and its key
 
     def __post_init__(self) -> None:
         for key, low, high in (
-            ("chunk_bytes", 256, 2**24),
             ("window", 1, 255),
             ("inbox", 1, 65536),
             ("keepalive_s", 1, 65535),
@@ -53,10 +61,16 @@ class ChannelConfig:
         ):
             if not low <= getattr(self, key) <= high:
                 raise ValueError(f"{key}: {getattr(self, key)} is out of {low}..{high}")
+        if self.chunk_bytes and not 256 <= self.chunk_bytes <= 2**24:
+            raise ValueError(f"chunk_bytes: {self.chunk_bytes} is out of 256..{2**24}, and not 0, the measured rate's")
         if not 0 < self.timeout_s <= 86400:
             raise ValueError(f"timeout_s: {self.timeout_s} is no duration of 0 to 86400 seconds")
         if self.protocol not in ("auto", "5", "3.1.1"):
             raise ValueError(f"protocol: {self.protocol!r} is unknown; valid: auto, 5, 3.1.1")
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ValueError("tls_key: a certificate and its key go together; valid: both, or none")
+        if self.password_file and not self.username:
+            raise ValueError("username: a password needs a user name; valid: both, or none")
 
 
 class Channel(Protocol):
@@ -76,9 +90,10 @@ class Channel(Protocol):
     async def send(self, peer: str, message: Message) -> int:
         """Send; returns the bytes of the body when every chunk is acknowledged by the transport.
 
-        An agent's only peer is "server". Messages to one peer on one topic go in the order of the calls; different
-        topics overtake each other. DeadlineError names the peer when nothing moves for `timeout_s`, WireError names
-        the field of a message that cannot be encoded, ConnectError tells that the connection is lost for good.
+        An agent's only peer is "server". Messages to one peer on one topic go in the order of the calls, but for what a
+        lost connection took, which comes later; different topics overtake each other. DeadlineError names the peer when
+        nothing moves for `timeout_s`, WireError names the field of a message that cannot be encoded, ConnectError tells
+        that the connection is lost for good.
         """
         ...
 

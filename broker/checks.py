@@ -95,6 +95,7 @@ U16 = Annotated[int, _whole(0, 2**16 - 1)]
 U32 = Annotated[int, _whole(0, 2**32 - 1)]
 Last = Annotated[int, _whole(-1, 2**32 - 1)]  # the last step that ..., -1 for none
 Steps = Annotated[list[int], _items(list, _whole(0, 2**32 - 1))]
+Runs = Annotated[list[list[int]], _items(list, _items(list, _whole(0, 2**32 - 1)))]
 Samples = Annotated[list[int], _items(list, _whole(0, 2**64 - 1))]
 ByStream = Annotated[dict[str, float], _items(dict, _threshold)]
 Table = Annotated[dict[str, Any], _items(dict, _plain)]

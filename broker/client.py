@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import time
 from typing import Any
 
 from broker import messages, wire
+from broker.backoff import Backoff
 from broker.channel import ChannelConfig
-from broker.endpoint import Chunk, Endpoint
+from broker.credentials import Credentials
+from broker.dial import why
+from broker.endpoint import Endpoint
 from broker.errors import BrokerError, ConnectError
+from broker.login import Login, RefusedError
 from broker.messages import State
-from broker.mqtt_connection import Login, MqttConnection, RefusedError, Traffic, why
+from broker.mqtt_connection import MqttConnection
+from broker.outgoing import Chunk, add_chunk
+from broker.tcpinfo import Traffic
 from broker.topics import PROTOCOL, SERVER
 
 log = logging.getLogger(__name__)
 
-BACKOFF_S = (0.05, 2.0)  # the first and the longest pause between attempts to reconnect
 CONNECT_S = 10.0  # longest time for each step of one attempt
 FAREWELL_S = 2.0  # longest time to announce that this end leaves
 
@@ -27,6 +31,7 @@ FAREWELL_S = 2.0  # longest time to announce that this end leaves
 class MqttChannel(Endpoint):
     """A channel over an MQTT broker, for the server (name "server") and for agents; implements `Channel`.
 
+    It is TLS where it is to be `secure` or the settings name certificates; SettingsError for files that cannot be used.
     Entering it raises ConnectError("cannot reach broker HOST:PORT: reason"). Afterwards a lost connection is made
     again, subscriptions and presence renewed and unacknowledged chunks sent again; when that takes longer than
     `timeout_s`, `receive` and `send` raise ConnectError.
@@ -39,14 +44,22 @@ class MqttChannel(Endpoint):
         host: str,
         port: int,
         config: ChannelConfig | None = None,
-        username: str | None = None,
-        password: str | None = None,
+        secure: bool = False,
     ) -> None:
         super().__init__(run, name, config or ChannelConfig())
         limit = min(CONNECT_S, self.config.timeout_s)
         congestion = self.config.congestion
+        shown = Credentials.of(self.config, name, secure)
         self._login = Login(
-            host, port, f"sc-{run}-{name}", self.config.keepalive_s, limit, username, password, congestion
+            host,
+            port,
+            f"sc-{run}-{name}",
+            self.config.keepalive_s,
+            limit,
+            shown.username,
+            shown.password,
+            congestion,
+            shown.context,
         )
         # The versions still worth a try; the one that worked stays.
         self._protocols = ["5", "3.1.1"] if self.config.protocol == "auto" else [self.config.protocol]
@@ -85,14 +98,17 @@ class MqttChannel(Endpoint):
             done.set_exception(self._failure)
         elif chunk.qos == 0:
             if self._connection is not None:
-                self._connection.publish_once(chunk.topic, chunk.payload)
+                self._connection.publish(chunk.topic, chunk.header, chunk.body)
             done.set_result(None)
         else:
             self._unacknowledged[done] = chunk
             done.add_done_callback(self._forget)
             if self._connection is not None:
-                self._connection.publish(chunk.topic, chunk.payload, chunk.retain, done)
+                self._connection.publish(chunk.topic, chunk.header, chunk.body, chunk.retain, chunk.bulk, done)
         return done
+
+    def _sent_bytes(self) -> int:
+        return 0 if self._connection is None else self._connection.sent_bytes()
 
     def _forget(self, done: asyncio.Future[None]) -> None:
         self._unacknowledged.pop(done, None)
@@ -128,6 +144,7 @@ class MqttChannel(Endpoint):
         finally:
             connection.abort()
             self._retire()
+            await asyncio.wait([connection.closed])
 
     async def _connect(self) -> MqttConnection:
         """A connection that has its subscriptions, in the newest MQTT version that the broker speaks."""
@@ -146,29 +163,32 @@ class MqttChannel(Endpoint):
             else:
                 self._protocols = [protocol]
                 self._connection = connection
+                self.largest_chunk = connection.largest_payload - wire.HEADER.size
                 return connection
 
     def _will(self) -> tuple[str, bytes]:
         body = messages.encode(State("offline", self.boot))
-        [(header, chunk)] = wire.split(State.code, self.boot, next(self._ids), body, self.config.chunk_bytes)
+        [(header, chunk)] = wire.split(State.code, self.boot, next(self._ids), body, wire.USUAL_BYTES)
         return str(self._topic(SERVER, State)), header + bytes(chunk)
 
     async def _keep(self) -> None:
         """Wait for the connection to break and make a new one, until that is hopeless."""
+        backoff = Backoff(self.config.timeout_s)
         while self._connection is not None:
+            made = time.monotonic()
             loss = await asyncio.shield(self._connection.closed)
             self._retire()
             log.info("%s: %s, connecting again", self.name, loss.reason)
             if loss.final:
                 self._give_up(self._unreachable(f"another client took the name {self.name}"))
             else:
-                await self._reconnect(loss.reason)
+                now = time.monotonic()
+                backoff.lost(now, now - made, loss.hung_up)
+                await self._reconnect(loss.reason, backoff)
 
-    async def _reconnect(self, reason: str) -> None:
-        deadline, pause = time.monotonic() + self.config.timeout_s, BACKOFF_S[0]
-        while time.monotonic() < deadline:
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(2 * pause, BACKOFF_S[1])
+    async def _reconnect(self, reason: str, backoff: Backoff) -> None:
+        while not backoff.over(time.monotonic()):
+            await asyncio.sleep(backoff.pause_s())
             try:
                 connection = await self._connect()
             except (OSError, TimeoutError, RefusedError) as error:
@@ -176,15 +196,17 @@ class MqttChannel(Endpoint):
                 continue
             self._resume(connection)
             return
-        self._give_up(self._unreachable(f"{reason}; no connection for {self.config.timeout_s:g} s"))
+        lasting = f" that lasts; has another client the name {self.name}?" if backoff.rival else ""
+        self._give_up(self._unreachable(f"{reason}; no connection for {self.config.timeout_s:g} s{lasting}"))
 
     def _resume(self, connection: MqttConnection) -> None:
-        """Announce this end again and send what no broker has acknowledged."""
+        """Announce this end again, send what no broker has acknowledged, and ask for what was lost on the way here."""
         unacknowledged = list(self._unacknowledged.items())
-        self._send_at_once(State("online", self.boot))
+        self._announce()
         for done, chunk in unacknowledged:
-            self._count_sent(chunk)
-            connection.publish(chunk.topic, chunk.payload, chunk.retain, done)
+            add_chunk(self.sent, chunk.kind, len(chunk.body))
+            connection.publish(chunk.topic, chunk.header, chunk.body, chunk.retain, chunk.bulk, done)
+        self._tell_all()
 
     def _retire(self) -> None:
         if self._connection is not None:

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class ConnectionCount:
-    """Application bytes and MQTT packets of one client's TCP connections, summed over reconnects."""
+    """Application bytes, MQTT packets and PUBLISH packets of one client's connections, summed over reconnects."""
 
     connections: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
     packets_in: int = 0
     packets_out: int = 0
+    publishes_in: int = 0
+    publishes_out: int = 0
 
     def add(self, other: ConnectionCount) -> None:
         """Sum field by field."""
@@ -23,6 +25,8 @@ class ConnectionCount:
         self.bytes_out += other.bytes_out
         self.packets_in += other.packets_in
         self.packets_out += other.packets_out
+        self.publishes_in += other.publishes_in
+        self.publishes_out += other.publishes_out
 
 
 @dataclass
@@ -30,14 +34,19 @@ class Totals:
     """Counts of the whole broker since it started.
 
     `refused` are connections that never got a session, `dropped` messages that a byte cap or a client's maximum packet
-    size kept from one subscriber, `expired` messages whose expiry passed while they waited. `ended` counts the
-    connections that the broker ended by reason, for example `malformed_packet` or `keepalive_timeout`.
+    size kept from one subscriber, `expired` messages whose expiry passed while they waited, `forbidden` messages and
+    subscriptions that a client is not allowed. `ended` counts the connections that the broker refused or ended by
+    reason, for example `malformed_packet` or `keepalive_timeout`. `most_connected` is the most clients that were
+    connected at once, and `sessions_expired` are sessions whose client stayed away for too long.
     """
 
     connections: int = 0
     refused: int = 0
     dropped: int = 0
     expired: int = 0
+    forbidden: int = 0
+    most_connected: int = 0
+    sessions_expired: int = 0
     ended: dict[str, int] = field(default_factory=dict)
 
     def count_end(self, reason: str) -> None:
@@ -66,6 +75,11 @@ class Counters(dict[str, ConnectionCount]):
             if oldest is not None:
                 self.folded.add(self.pop(oldest))
         return count
+
+    def nameless(self, before: ConnectionCount) -> ConnectionCount:
+        """The count of all connections without a client id, and of folded clients, plus what was counted before."""
+        self.folded.add(before)
+        return self.folded
 
     def total(self) -> ConnectionCount:
         """The sum over all clients, folded ones among them."""

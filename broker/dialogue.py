@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from broker.admission import MAXIMUM_QOS
+from broker.admission import Admission
+from broker.aliases import InboundAliases
+from broker.application_message import Message
+from broker.authority import may_publish
 from broker.errors import ProtocolError
 from broker.fields import u16
+from broker.log import told
 from broker.packet_codec import encode
 from broker.packets import (
     V5,
     Packet,
     Pingreq,
-    Pingresp,
     Puback,
+    Pubcomp,
     Publish,
+    Pubrec,
+    Pubrel,
     Request,
     Suback,
     Subscribe,
@@ -23,30 +29,67 @@ from broker.packets import (
     Unsubscribe,
 )
 from broker.properties import Property
+from broker.reason_string import Answer, explained
 from broker.reasons import Reason
-from broker.registry import Registry
-from broker.session import Message, Session, Subscription
-from broker.topic_filter import is_filter
+from broker.session import Session
+from broker.subscription import Subscription
+from broker.topic_filter import is_filter, is_shared, unshared
+
+if TYPE_CHECKING:
+    from broker.registry import Registry
+
+MAXIMUM_QOS = 2
+LOGGED_TOPICS = 32
+"""Forbidden topics that are logged for one connection; the others are only counted."""
 
 
 class Dialogue:
     """One connection of a session; `answer` queues an encoded packet and `clock` gives seconds."""
 
+    __slots__ = (
+        "_admission",
+        "_aliases",
+        "_answer",
+        "_clock",
+        "_config",
+        "_forbidden",
+        "_receiving",
+        "_router",
+        "_session",
+        "_totals",
+        "_version",
+    )
+
     def __init__(
         self,
         registry: Registry,
         session: Session,
-        version: int,
+        admission: Admission,
         answer: Callable[[bytes], None],
         clock: Callable[[], float],
     ) -> None:
         self._config = registry.config
         self._router = registry.router
+        self._totals = registry.totals
         self._session = session
-        self._version = version
+        self._admission = admission
+        self._version = admission.version
         self._answer = answer
         self._clock = clock
-        self._aliases: dict[int, str] = {}
+        self._aliases = InboundAliases(self._config.topic_alias_maximum)
+        self._receiving: set[int] = set()  # QoS 2 ids that came on this connection and are not complete
+        self._forbidden: set[str] = set()
+
+    @property
+    def opened(self) -> bool:
+        """Whether CONNACK is on its way: nothing may be sent before it."""
+        return True
+
+    def resume(self, connack: bytes) -> None:
+        """Welcome the client and release again what it may not have heard, ahead of the messages that come again."""
+        self._answer(connack)
+        for packet_id in self._session.released:
+            self._answer(b"\x62\x02" + u16(packet_id))
 
     def handle(self, packet: Packet) -> None:
         """Do what the packet asks; ProtocolError where a client may not send it, or not so."""
@@ -55,39 +98,85 @@ class Dialogue:
             raise ProtocolError(f"{type(packet).__name__} is not for a broker", Reason.PROTOCOL_ERROR)
         handler(self, packet)
 
+    # Messages from the client
+
     def _on_publish(self, packet: Publish) -> None:
-        if packet.qos > MAXIMUM_QOS:
-            raise ProtocolError(f"QoS {packet.qos}; valid: 0, 1", Reason.QOS_NOT_SUPPORTED)
         topic, properties = packet.topic, packet.properties
         if Property.TOPIC_ALIAS in properties:
-            topic = self._resolve(topic, properties[Property.TOPIC_ALIAS])
+            topic = self._aliases.resolve(topic, properties[Property.TOPIC_ALIAS])
         if Property.SUBSCRIPTION_ID in properties:
             raise ProtocolError("a subscription identifier from a publisher", Reason.PROTOCOL_ERROR)
-        message = Message.of(topic, packet.payload, packet.qos, packet.retain, properties, self._clock())
-        reason = self._router.publish(message, self._session)
-        if packet.qos == 0:
-            return
-        if reason == Reason.SUCCESS or self._version != V5:
-            self._answer(b"\x40\x02" + u16(packet.packet_id))
+        if packet.qos < 2:
+            reason, text = self._accept(packet, topic)
+            if packet.qos:
+                self._acknowledge(0x40, Puback, packet.packet_id, reason, text)
         else:
-            self._answer(encode(Puback(packet.packet_id, reason), V5))
+            self._receive_once(packet, topic)
 
-    def _resolve(self, topic: str, alias: int) -> str:
-        if not 1 <= alias <= self._config.topic_alias_maximum:
-            raise ProtocolError(f"topic alias {alias}", Reason.TOPIC_ALIAS_INVALID)
-        if topic:
-            self._aliases[alias] = topic
-        elif alias not in self._aliases:
-            raise ProtocolError(f"topic alias {alias} stands for nothing yet", Reason.PROTOCOL_ERROR)
-        return self._aliases[alias]
+    def _receive_once(self, packet: Publish, topic: str) -> None:
+        """A QoS 2 message is accepted at its first PUBLISH, so that it need not be kept until its PUBREL."""
+        packet_id, received = packet.packet_id, self._session.received
+        self._receiving.add(packet_id)
+        if self._version == V5 and len(self._receiving) > self._config.receive_maximum:
+            raise ProtocolError(
+                f"more than {self._config.receive_maximum} messages of QoS 2 at once", Reason.RECEIVE_MAXIMUM_EXCEEDED
+            )
+        reason, text = Reason.SUCCESS, ""
+        if packet_id not in received:
+            reason, text = self._accept(packet, topic)
+            if reason >= Reason.UNSPECIFIED and self._version == V5:
+                self._receiving.discard(packet_id)
+            else:
+                received.add(packet_id)
+        self._acknowledge(0x50, Pubrec, packet_id, reason, text)
+
+    def _accept(self, packet: Publish, topic: str) -> tuple[Reason, str]:
+        """Hand the message to the router; the reason and, where it is a failure, its text."""
+        if not may_publish(self._session.grants, topic):
+            self._forbid(topic)
+            return Reason.NOT_AUTHORIZED, f"not allowed to publish to {topic!r}"
+        now = self._clock()
+        message = Message.of(topic, packet.payload, packet.qos, packet.retain, packet.properties, now)
+        reason = self._router.publish(message, self._session)
+        return reason, "no room for another retained message" if reason >= Reason.UNSPECIFIED else ""
+
+    def _forbid(self, topic: str) -> None:
+        self._totals.forbidden += 1
+        if topic not in self._forbidden and len(self._forbidden) < LOGGED_TOPICS:
+            self._forbidden.add(topic)
+            told("forbidden", client=self._session.client_id, topic=topic)
+
+    def _on_pubrel(self, packet: Pubrel) -> None:
+        known = packet.packet_id in self._session.received
+        self._session.received.discard(packet.packet_id)
+        self._receiving.discard(packet.packet_id)
+        self._acknowledge(0x70, Pubcomp, packet.packet_id, Reason.SUCCESS if known else Reason.PACKET_ID_NOT_FOUND)
+
+    # Acknowledgements of messages to the client
 
     def _on_puback(self, packet: Puback) -> None:
-        if self._session.acknowledge(packet.packet_id) and self._session.outlet:
+        self._go_on(self._session.acknowledge(packet.packet_id))
+
+    def _on_pubrec(self, packet: Pubrec) -> None:
+        if packet.reason >= Reason.UNSPECIFIED:
+            self._go_on(self._session.reject(packet.packet_id))
+        elif self._session.release(packet.packet_id):
+            self._acknowledge(0x62, Pubrel, packet.packet_id, Reason.SUCCESS)
+        elif self._version == V5:
+            self._acknowledge(0x62, Pubrel, packet.packet_id, Reason.PACKET_ID_NOT_FOUND)
+
+    def _on_pubcomp(self, packet: Pubcomp) -> None:
+        self._go_on(self._session.complete(packet.packet_id))
+
+    def _go_on(self, freed: bool) -> None:
+        if freed and self._session.outlet:
             self._session.outlet.wake()
+
+    # Subscriptions
 
     def _on_subscribe(self, packet: Subscribe) -> None:
         identifier = packet.properties.get(Property.SUBSCRIPTION_ID, (0,))[0]
-        reasons = []
+        reasons, text = [], ""
         fresh: list[Subscription] = []
         for request in packet.requests:
             reason = self._check_request(request)
@@ -95,21 +184,27 @@ class Dialogue:
                 new = self._router.subscribe(self._session, request, int(reason), identifier)
                 if request.retain_handling == 0 or (request.retain_handling == 1 and new):
                     fresh.append(self._session.subscriptions[request.topic_filter])
+            else:
+                text = text or f"{request.topic_filter!r}: {Reason(reason).label}"
             reasons.append(int(reason) if reason <= MAXIMUM_QOS or self._version == V5 else 0x80)
-        self._answer(encode(Suback(packet.packet_id, tuple(reasons)), self._version))
+        self._explain(Suback(packet.packet_id, tuple(reasons)), text)
         for subscription in fresh:
-            self._router.send_retained(self._session, subscription, self._clock())
+            if not is_shared(subscription.topic_filter):
+                self._router.send_retained(self._session, subscription, self._clock())
 
     def _check_request(self, request: Request) -> int:
         """The QoS to grant, or the reason not to."""
-        known = self._session.subscriptions
-        if not is_filter(request.topic_filter):
+        known, topic_filter = self._session.subscriptions, request.topic_filter
+        if not is_filter(topic_filter):
             return Reason.TOPIC_FILTER_INVALID
-        if request.topic_filter.startswith("$share/"):
-            return Reason.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED
-        if request.topic_filter not in known and len(known) >= self._config.max_subscriptions:
+        if request.no_local and is_shared(topic_filter):
+            raise ProtocolError(f"No Local with {topic_filter!r}", Reason.PROTOCOL_ERROR)
+        if not self._session.grants.may_subscribe(unshared(topic_filter)):
+            self._forbid(topic_filter)
+            return Reason.NOT_AUTHORIZED
+        if topic_filter not in known and len(known) >= self._config.max_subscriptions:
             return Reason.QUOTA_EXCEEDED
-        return min(request.qos, MAXIMUM_QOS)
+        return request.qos
 
     def _on_unsubscribe(self, packet: Unsubscribe) -> None:
         existed = [self._router.unsubscribe(self._session, known) for known in packet.topic_filters]
@@ -117,11 +212,34 @@ class Dialogue:
         self._answer(encode(Unsuback(packet.packet_id, reasons if self._version == V5 else ()), self._version))
 
     def _on_pingreq(self, packet: Pingreq) -> None:
-        self._answer(encode(Pingresp(), self._version))
+        self._answer(b"\xd0\x00")
+
+    # Answers
+
+    def _acknowledge(
+        self,
+        first: int,
+        kind: type[Puback] | type[Pubrec] | type[Pubrel] | type[Pubcomp],
+        packet_id: int,
+        reason: Reason,
+        text: str = "",
+    ) -> None:
+        """`first` is the first byte of this kind: the short form, which nearly all have, is put together here."""
+        if reason == Reason.SUCCESS or self._version != V5:
+            self._answer(bytes((first, 2)) + u16(packet_id))
+        else:
+            self._explain(kind(packet_id, reason), text)
+
+    def _explain(self, packet: Answer, text: str) -> None:
+        text = text if self._admission.explains else ""
+        self._answer(explained(packet, text, self._version, self._admission.max_packet_bytes))
 
     _HANDLERS: ClassVar[dict[type[Packet], Callable[[Dialogue, Any], None]]] = {
         Publish: _on_publish,
         Puback: _on_puback,
+        Pubrec: _on_pubrec,
+        Pubrel: _on_pubrel,
+        Pubcomp: _on_pubcomp,
         Subscribe: _on_subscribe,
         Unsubscribe: _on_unsubscribe,
         Pingreq: _on_pingreq,

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from broker.errors import ConnectError, SettingsError
 
-DEFAULT_PORT = 1883
+DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 READY_S = 15.0
 CONNECT_S = 5.0
 END_S = 3.0
@@ -57,30 +57,35 @@ HERE = Place()
 
 
 def engine(spec: str, directory: Path, place: Place = HERE) -> AbstractAsyncContextManager[Address]:
-    """The engine that `spec` names: `embedded`, `mosquitto` or `mqtt://host:port`.
+    """The engine that `spec` names: `embedded`, `mosquitto`, or `mqtt://host:port` and `mqtts://host:port`.
 
     Its log, its configuration and, for `embedded`, its last counters (`broker.json`) are written to `directory`.
     Raises SettingsError for any other name; entering raises ConnectError where no broker can be had.
     """
     name = "external" if "://" in spec else spec
     if name not in ENGINES or spec == "external":
-        raise SettingsError(f"broker: {spec!r} is unknown; valid: embedded, mosquitto, mqtt://host:port")
+        raise SettingsError(f"broker: {spec!r} is unknown; valid: embedded, mosquitto, mqtt://host:port, mqtts://...")
     if name == "external":
         parse_url(spec)
     return ENGINES[name](spec, directory, place)
 
 
 def parse_url(url: str) -> Address:
-    """Host and port of `mqtt://host:port`; SettingsError for anything else."""
-    problem = SettingsError(f"broker: {url!r} is no broker; valid: mqtt://host:port")
+    """Host and port of `mqtt://host:port` or `mqtts://host:port`; SettingsError for anything else."""
+    problem = SettingsError(f"broker: {url!r} is no broker; valid: mqtt://host:port, mqtts://host:port")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
         raise problem from None
-    if not host or parts.scheme != "mqtt" or parts.username or parts.path.strip("/") or parts.query:
+    if not host or parts.scheme not in DEFAULT_PORTS or parts.username or parts.path.strip("/") or parts.query:
         raise problem
-    return Address(host, DEFAULT_PORT if port is None else port)
+    return Address(host, DEFAULT_PORTS[parts.scheme] if port is None else port)
+
+
+def is_secure(url: str) -> bool:
+    """Whether a URL that `parse_url` takes asks for TLS."""
+    return urlsplit(url).scheme == "mqtts"
 
 
 @asynccontextmanager

@@ -2,7 +2,8 @@
 
 The caller receives straight into `buffer()` and then says how many bytes came. Small packets are cut from a scratch
 buffer that all connections of an event loop share, so that an idle connection holds none; a packet that does not end
-within it continues in a buffer of exactly its size, which becomes the packet's body without another copy.
+within it continues in a buffer of its own, which becomes the packet's body without another copy. A remaining length is
+only a claim: a buffer above BELIEVED_BYTES is made when the bytes before it have come.
 """
 
 from __future__ import annotations
@@ -12,25 +13,37 @@ from collections.abc import Iterator
 from broker.errors import ProtocolError
 from broker.reasons import Reason
 
-SCRATCH_BYTES = 1 << 14
+SCRATCH_BYTES = 1 << 18
+FAST_BYTES = 1 << 16
+"""Where so much comes at once, what follows a packet of half a scratch buffer is read along with its end."""
+BELIEVED_BYTES = 1 << 20
+GROWTH = 8
 
 
 class Framer:
-    """The receiving end of one connection; `scratch` is writable and may be overwritten between two calls."""
+    """The receiving end of one connection; `scratch` is writable and may be overwritten between two calls.
 
-    __slots__ = ("_body", "_filled", "_first", "_head", "_scratch", "max_bytes")
+    While `hold` is True no packet is given after the one that was given last. What has arrived already is kept, no
+    bytes may be received meanwhile, and afterwards `buffer()` and `received(0)` go on with it.
+    """
+
+    __slots__ = ("_body", "_filled", "_first", "_head", "_length", "_scratch", "hold", "max_bytes")
 
     def __init__(self, scratch: memoryview, max_bytes: int) -> None:
         self.max_bytes = max_bytes
+        self.hold = False
         self._scratch = scratch
-        self._head = b""  # a fixed header that has not arrived completely
+        self._head = b""  # a fixed header that has not arrived completely, or all that is held
         self._first = 0
         self._body: memoryview | None = None
         self._filled = 0
+        self._length = 0
 
     def buffer(self) -> memoryview:
         """Where the next bytes have to be put; never empty."""
         if self._body is not None:
+            if self._filled == len(self._body):
+                self._body = self._grown(self._body)
             return self._body[self._filled :]
         held = len(self._head)
         if held:
@@ -45,7 +58,7 @@ class Framer:
         """
         if self._body is not None:
             self._filled += size
-            if self._filled == len(self._body):
+            if self._filled == self._length:
                 body, self._body = self._body, None
                 yield self._first, body
             return
@@ -63,13 +76,24 @@ class Framer:
                     f"a packet of {stop - start} bytes; valid: at most {self.max_bytes}", Reason.PACKET_TOO_LARGE
                 )
             if stop > end:
-                self._first = scratch[start]
-                self._body = memoryview(bytearray(length))
-                self._filled = end - at
+                if size >= FAST_BYTES and stop - start <= len(scratch) // 2:
+                    self._head = bytes(scratch[start:end])
+                    return
+                self._first, self._length, self._filled = scratch[start], length, end - at
+                self._body = memoryview(bytearray(min(length, BELIEVED_BYTES)))
                 self._body[: self._filled] = scratch[at:end]
                 return
             yield scratch[start], memoryview(bytes(scratch[at:stop]))
             start = stop
+            if self.hold:
+                self._head = bytes(scratch[start:end])
+                return
+
+    def _grown(self, body: memoryview) -> memoryview:
+        """A larger buffer for a packet whose buffer is full."""
+        grown = memoryview(bytearray(min(self._length, GROWTH * len(body))))
+        grown[: self._filled] = body
+        return grown
 
     def _remaining_length(self, at: int, end: int) -> tuple[int, int]:
         """(length, where the body begins), or (0, 0) where the header is incomplete."""

@@ -13,7 +13,7 @@ from broker.messages import Message
 
 log = logging.getLogger(__name__)
 
-MAX_HELD = 256  # entries beyond a full inbox, for transports that know no receive maximum
+MAX_HELD = 256  # entries beyond a full inbox, of those that nobody can hold back
 
 Item = tuple[str, Message | Malformed]
 
@@ -24,18 +24,19 @@ class Inbox:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._items: deque[Item] = deque()
-        self._held: deque[tuple[Item | None, Callable[[], None]]] = deque()
+        self._held: deque[tuple[Item | None, Callable[[], None] | None]] = deque()
         self._arrived = asyncio.Event()
         self._failure: BrokerError | None = None
-        self.lost = 0  # messages that found neither room nor a place among the held ones
+        self.lost = 0  # messages without an acknowledgement that found no room
 
-    def put(self, item: Item | None, acknowledge: Callable[[], None]) -> None:
+    def put(self, item: Item | None, acknowledge: Callable[[], None] | None) -> None:
         """Take what one chunk completed, None for nothing; `acknowledge` is called when there is room for it.
 
-        MQTT wants acknowledgements in order, so whatever comes behind a held message is held as well.
+        MQTT wants acknowledgements in order, so whatever comes behind a held message is held as well. Who waits for
+        them holds the rest back; what needs none is lost when too much is held.
         """
         if self._held or (item is not None and len(self._items) >= self._limit):
-            if len(self._held) < MAX_HELD:
+            if acknowledge is not None or len(self._held) < MAX_HELD:
                 self._held.append((item, acknowledge))
             elif item is not None:
                 self.lost += 1
@@ -44,7 +45,8 @@ class Inbox:
         if item is not None:
             self._items.append(item)
             self._arrived.set()
-        acknowledge()
+        if acknowledge is not None:
+            acknowledge()
 
     async def get(self) -> Item:
         """The oldest message; raises the failure once everything before it has been taken. Cancelling loses nothing."""
@@ -58,7 +60,8 @@ class Inbox:
             held, acknowledge = self._held.popleft()
             if held is not None:
                 self._items.append(held)
-            acknowledge()
+            if acknowledge is not None:
+                acknowledge()
         return item
 
     def fail(self, failure: BrokerError) -> None:
@@ -69,4 +72,5 @@ class Inbox:
     def release(self) -> None:
         """Acknowledge what is held, because nobody will take it."""
         while self._held:
-            self._held.popleft()[1]()
+            if (acknowledge := self._held.popleft()[1]) is not None:
+                acknowledge()

@@ -24,6 +24,7 @@ from broker.checks import (
     Last,
     Name,
     Real,
+    Runs,
     Samples,
     Status,
     Steps,
@@ -31,6 +32,7 @@ from broker.checks import (
     Text,
 )
 from broker.errors import WireError
+from broker.wire import Buffer
 
 
 class Message:
@@ -184,6 +186,34 @@ class Thresholds(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class UpHeld(Message):
+    """What the server has of the messages of the agent's process `boot`.
+
+    `complete` are ids; `partial` has a list for each message: its id, then first and last index of every run of chunks.
+    With `resume` whatever is not named has to come again; without it `complete` are those since the last word.
+    """
+
+    code: ClassVar[int] = 14
+    channel: ClassVar[str] = "cmd"
+    boot: U32
+    resume: Flag
+    complete: Steps
+    partial: Runs
+
+
+@dataclass(frozen=True, slots=True)
+class DownHeld(Message):
+    """The same of an agent, about the server's messages to it."""
+
+    code: ClassVar[int] = 15
+    channel: ClassVar[str] = "ack"
+    boot: U32
+    resume: Flag
+    complete: Steps
+    partial: Runs
+
+
+@dataclass(frozen=True, slots=True)
 class ActivationDown(Message):
     """U-shape: one step's activations behind the body, for the client's tail."""
 
@@ -222,6 +252,8 @@ MESSAGES: dict[int, type[Message]] = {
     11: Metrics,
     12: Failure,
     13: Thresholds,
+    14: UpHeld,
+    15: DownHeld,
     20: ActivationDown,
     21: GradientUp,
 }
@@ -241,7 +273,7 @@ def encode(message: Message) -> bytes:
     return typing.cast(bytes, msgpack.packb(_checked(type(message), values)))
 
 
-def decode(code: int, body: bytes) -> Message:
+def decode(code: int, body: Buffer) -> Message:
     """The message of a body; WireError names the message and field for anything that `encode` would not have made."""
     kind = MESSAGES.get(code)
     if kind is None:

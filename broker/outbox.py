@@ -13,7 +13,7 @@ from broker.counters import ConnectionCount
 from broker.fields import Buffer
 
 BATCH_BYTES = 1 << 16
-LARGE_BYTES = 1 << 15
+LARGE_BYTES = 1 << 17
 SLICE_BYTES = 1 << 18
 ANSWER_BYTES = 1 << 20
 """How many bytes of answers may wait for a client that sends requests and does not read."""
@@ -59,6 +59,7 @@ class Outbox:
                 return True
             head, payload = message
             self.count.packets_out += 1
+            self.count.publishes_out += 1
             batch.append(head)
             size += len(head)
             if len(payload) > LARGE_BYTES:
@@ -71,6 +72,23 @@ class Outbox:
                 batch = []
                 size = 0
         return False
+
+    def close(self) -> None:
+        """Close our direction once all is flushed, and leave the rest to the peer; `pump` has returned True.
+
+        Closing at once while the client still sends would reset the connection, and our last packet would be lost.
+        """
+        transport = self._transport
+        if transport.get_write_buffer_size():
+            # With this limit, `resume_writing` comes when the buffer is empty, and with it the next call.
+            transport.set_write_buffer_limits(high=0)
+        elif transport.can_write_eof():
+            try:
+                transport.write_eof()
+            except OSError:
+                transport.abort()
+        else:
+            transport.close()
 
     def _write_slice(self, rest: memoryview) -> None:
         self._rest = rest[SLICE_BYTES:] if len(rest) > SLICE_BYTES else None

@@ -46,6 +46,9 @@ from broker.topic_filter import check_topic
 
 _FLAGS = {PacketType.PUBREL: 2, PacketType.SUBSCRIBE: 2, PacketType.UNSUBSCRIBE: 2}
 
+MAX_BODY_BYTES = 1 << 19
+"""The largest body of all packets but PUBLISH: in memory, the shortest topic filter takes forty times its bytes."""
+
 
 def decode(first: int, body: memoryview, version: int) -> Packet:
     """One packet from its first byte and its body; a PUBLISH payload is a view into `body`, not a copy.
@@ -57,6 +60,10 @@ def decode(first: int, body: memoryview, version: int) -> Packet:
     kind = PacketType(first >> 4)
     if kind not in _DECODERS or first & 15 != _FLAGS.get(kind, 0):
         raise ProtocolError(f"first byte 0x{first:02X}")
+    if len(body) > MAX_BODY_BYTES:
+        raise ProtocolError(
+            f"{kind.name} of {len(body)} bytes; valid: at most {MAX_BODY_BYTES}", Reason.PACKET_TOO_LARGE
+        )
     reader = Reader(body)
     packet: Packet = _DECODERS[kind](reader, version)
     reader.finish()

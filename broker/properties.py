@@ -71,6 +71,9 @@ int, since only these two may occur more than once."""
 
 NO_PROPERTIES: Properties = MappingProxyType({})
 
+MAX_BYTES = 1 << 19
+"""The largest properties of one packet: in memory, the smallest user property takes thirteen times its five bytes."""
+
 
 def _pair(value: tuple[str, str]) -> bytes:
     return text(value[0]) + text(value[1])
@@ -134,7 +137,10 @@ def read_properties(reader: Reader, carrier: PacketType) -> Properties:
         return NO_PROPERTIES
     if size > reader.left:
         raise ProtocolError(f"{size} bytes of properties, {reader.left} left")
+    if size > MAX_BYTES:
+        raise ProtocolError(f"{size} bytes of properties; valid: at most {MAX_BYTES}", Reason.PACKET_TOO_LARGE)
     found: dict[Property, Any] = {}
+    repeated: dict[Property, list[Any]] = {}
     inner = Reader(reader.body, reader.position, reader.position + size)
     while inner.left:
         number = inner.varint()
@@ -147,13 +153,13 @@ def read_properties(reader: Reader, carrier: PacketType) -> Properties:
         if high and not low <= value <= high:
             raise ProtocolError(f"{name.name} is {value}; valid: {low} to {high}", Reason.PROTOCOL_ERROR)
         if _repeats(name, carrier):
-            found[name] = (*found.get(name, ()), value)
+            repeated.setdefault(name, []).append(value)
         elif name in found:
             raise ProtocolError(f"{name.name} twice in {carrier.name}", Reason.PROTOCOL_ERROR)
         else:
             found[name] = (value,) if name is Property.SUBSCRIPTION_ID else value
     reader.position = inner.end
-    return found
+    return found | {name: tuple(values) for name, values in repeated.items()}
 
 
 def write_properties(properties: Properties) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker.session import Message
+from broker.application_message import Message
 from broker.topic_filter import FilterTree
 
 
@@ -42,8 +42,11 @@ class Retained:
         alive = []
         for message in found:
             if message.deadline is not None and message.deadline <= now:
-                del self._messages[message.topic]
-                self.held_bytes -= message.cost
+                self._forget(message)
             else:
                 alive.append(message)
         return alive
+
+    def _forget(self, message: Message) -> None:
+        del self._messages[message.topic]
+        self.held_bytes -= message.cost

@@ -4,25 +4,39 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from broker.application_message import Delivery, Message
 from broker.counters import Totals
 from broker.packets import Request
 from broker.reasons import Reason
 from broker.retained import Retained
-from broker.session import Delivery, Message, Session, Subscription
-from broker.topic_filter import FilterTree
+from broker.session import Session
+from broker.subscription import Group, Subscription
+from broker.topic_filter import SYS, FilterTree, is_shared, unshared
 
 _CACHED_TOPICS = 4096
+_OWN_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
 class _Target:
-    """One session that gets a topic's messages, once, however many of its subscriptions overlap."""
+    """One session that gets a topic's messages, once, however many of its subscriptions overlap.
+
+    `own` is the target for messages of the session's own client, None where all subscriptions say No Local.
+    """
 
     session: Session
     qos: int
     retain_as_published: bool
-    no_local: bool
     identifiers: tuple[int, ...]
+    own: _Target | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Route:
+    """Where the messages of one topic go."""
+
+    targets: tuple[_Target, ...]
+    groups: tuple[Group, ...]
 
 
 class Router:
@@ -30,28 +44,38 @@ class Router:
 
     def __init__(self, queue_bytes: int, retained_bytes: int, totals: Totals) -> None:
         self.retained = Retained(retained_bytes)
+        self._own = Retained(_OWN_BYTES)
         self._queue_bytes = queue_bytes
         self._totals = totals
-        self._tree: FilterTree[Subscription] = FilterTree()
-        self._cache: dict[str, tuple[_Target, ...]] = {}
+        self._tree: FilterTree[Subscription | Group] = FilterTree()
+        self._groups: dict[str, Group] = {}
+        self._cache: dict[str, _Route] = {}
 
     def subscribe(self, session: Session, request: Request, qos: int, identifier: int) -> bool:
-        """Add or replace a subscription; True where it is new to the session."""
+        """Add or replace a subscription, a shared one among them; True where it is new to the session."""
+        topic_filter = request.topic_filter
         subscription = Subscription(
-            session, request.topic_filter, qos, request.no_local, request.retain_as_published, identifier
+            session, topic_filter, qos, request.no_local, request.retain_as_published, identifier
         )
-        existed = self.unsubscribe(session, request.topic_filter)
-        session.subscriptions[request.topic_filter] = subscription
-        self._tree.add(request.topic_filter, subscription)
+        existed = self.unsubscribe(session, topic_filter)
+        session.subscriptions[topic_filter] = subscription
+        if is_shared(topic_filter):
+            self._join(subscription)
+        else:
+            self._cache.clear()
+            self._tree.add(topic_filter, subscription)
         return not existed
 
     def unsubscribe(self, session: Session, topic_filter: str) -> bool:
         """Remove a subscription; False where there was none."""
-        self._cache.clear()
         subscription = session.subscriptions.pop(topic_filter, None)
         if subscription is None:
             return False
-        self._tree.remove(topic_filter, subscription)
+        if is_shared(topic_filter):
+            self._leave(subscription)
+        else:
+            self._cache.clear()
+            self._tree.remove(topic_filter, subscription)
         return True
 
     def forget(self, session: Session) -> None:
@@ -61,59 +85,99 @@ class Router:
 
     def publish(self, message: Message, source: Session | None) -> Reason:
         """Retain the message if it asks for that and queue it for every subscriber; the reason is PUBACK's."""
-        if message.retain and not self.retained.keep(message):
+        if message.retain and not self._shelf(message.topic).keep(message):
             self._totals.dropped += 1
             return Reason.QUOTA_EXCEEDED
-        targets = self._cache.get(message.topic)
-        if targets is None:
-            targets = self._targets(message.topic)
-        for target in targets:
-            if target.no_local and target.session is source:
-                continue
-            qos = message.qos if message.qos < target.qos else target.qos
-            retain = message.retain and target.retain_as_published
-            self._deliver(target.session, Delivery(message, qos, retain, target.identifiers))
-        return Reason.SUCCESS if targets else Reason.NO_MATCHING_SUBSCRIBERS
+        route = self._cache.get(message.topic)
+        if route is None:
+            route = self._route(message.topic)
+        for target in route.targets:
+            addressed = target.own if target.session is source else target
+            if addressed is not None:
+                self._send(message, addressed)
+        for group in route.groups:
+            member = group.pick(message, self._queue_bytes)
+            if member is not None:
+                self._send(message, _combine(member.session, [member]))
+            elif message.qos:
+                self._totals.dropped += 1
+        return Reason.SUCCESS if route.targets or route.groups else Reason.NO_MATCHING_SUBSCRIBERS
 
     def send_retained(self, session: Session, subscription: Subscription, now: float) -> None:
         """Queue the retained messages of a subscription that was just made."""
         identifiers = (subscription.identifier,) if subscription.identifier else ()
-        for message in self.retained.matching(subscription.topic_filter, now):
+        shelf = self._shelf(subscription.topic_filter)
+        for message in shelf.matching(subscription.topic_filter, now):
             self._deliver(session, Delivery(message, min(message.qos, subscription.qos), True, identifiers))
 
-    def _targets(self, topic: str) -> tuple[_Target, ...]:
+    def _shelf(self, topic: str) -> Retained:
+        """Where messages of this topic or filter are retained: the broker's own take no room from those of clients."""
+        return self._own if topic.startswith(SYS) else self.retained
+
+    def _join(self, subscription: Subscription) -> None:
+        group = self._groups.get(subscription.topic_filter)
+        if group is None:
+            self._cache.clear()
+            group = self._groups[subscription.topic_filter] = Group()
+            self._tree.add(unshared(subscription.topic_filter), group)
+        group.add(subscription)
+
+    def _leave(self, subscription: Subscription) -> None:
+        group = self._groups[subscription.topic_filter]
+        group.remove(subscription)
+        if not group.members:
+            self._cache.clear()
+            del self._groups[subscription.topic_filter]
+            self._tree.remove(unshared(subscription.topic_filter), group)
+
+    def _route(self, topic: str) -> _Route:
         by_session: dict[Session, list[Subscription]] = {}
-        for subscription in self._tree.match(topic):
-            by_session.setdefault(subscription.session, []).append(subscription)
-        targets = tuple(
-            _Target(
-                session,
-                max(s.qos for s in found),
-                any(s.retain_as_published for s in found),
-                all(s.no_local for s in found),
-                tuple(s.identifier for s in found if s.identifier),
-            )
-            for session, found in by_session.items()
-        )
+        groups: list[Group] = []
+        for found in self._tree.match(topic):
+            if isinstance(found, Group):
+                groups.append(found)
+            else:
+                by_session.setdefault(found.session, []).append(found)
+        targets = tuple(_target(session, subscriptions) for session, subscriptions in by_session.items())
         if len(self._cache) >= _CACHED_TOPICS:
             self._cache.clear()
-        self._cache[topic] = targets
-        return targets
+        route = self._cache[topic] = _Route(targets, tuple(groups))
+        return route
+
+    def _send(self, message: Message, target: _Target) -> None:
+        qos = message.qos if message.qos < target.qos else target.qos
+        retain = message.retain and target.retain_as_published
+        self._deliver(target.session, Delivery(message, qos, retain, target.identifiers))
 
     def _deliver(self, session: Session, delivery: Delivery) -> None:
         """Queue one delivery, or drop it: a publisher never waits for somebody else's link.
 
-        Over the cap, QoS 0 is dropped and counted; a connected subscriber of QoS 1 is told 0x97 and disconnected,
-        since it must not lose messages silently; for an absent one the message is dropped and counted.
+        Over the cap, QoS 0 is dropped and counted; a connected subscriber of QoS 1 or 2 is told 0x97 and
+        disconnected, since it must not lose messages silently; for an absent one the message is dropped and counted.
         """
         outlet = session.outlet
-        if outlet is None and not delivery.qos:
+        if (outlet is None and not delivery.qos) or not session.accepts(delivery.message.topic):
             return
         if session.has_room(delivery.message, self._queue_bytes):
             session.enqueue(delivery)
             if outlet is not None:
                 outlet.wake()
             return
-        self._totals.dropped += 1
+        session.count_drop()
         if outlet is not None and delivery.qos:
-            outlet.end(Reason.QUOTA_EXCEEDED)
+            outlet.end(Reason.QUOTA_EXCEEDED, f"more than {self._queue_bytes} bytes wait for this client")
+
+
+def _target(session: Session, subscriptions: list[Subscription]) -> _Target:
+    local = [subscription for subscription in subscriptions if not subscription.no_local]
+    return _combine(session, subscriptions, _combine(session, local) if local else None)
+
+
+def _combine(session: Session, subscriptions: list[Subscription], own: _Target | None = None) -> _Target:
+    return _Target(
+        session,
+        max(s.qos for s in subscriptions),
+        any(s.retain_as_published for s in subscriptions),
+        tuple(s.identifier for s in subscriptions if s.identifier),
+        own,
+    )

@@ -3,89 +3,159 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import asdict
+from functools import partial
 from types import TracebackType
 from typing import Any
 
+from broker.application_message import Message
+from broker.authority import Authority
 from broker.broker_config import BrokerConfig
-from broker.congestion import set_congestion
 from broker.connection import Connection
+from broker.connections import Connections
 from broker.counters import ConnectionCount
-from broker.errors import ConnectError, SettingsError
+from broker.durable_registry import DurableRegistry
+from broker.fields import Buffer
 from broker.framer import SCRATCH_BYTES
+from broker.guard import Guard, authority_of
+from broker.listener import Listener, TcpListener
+from broker.log import told
+from broker.metrics import render
+from broker.properties import NO_PROPERTIES
 from broker.reasons import Reason
 from broker.registry import Registry
+from broker.statistics import Statistics, gather
+from broker.sys_topics import SysTopics
+from broker.tls import Gate, server_context
+from broker.topic_filter import check_topic
+from broker.web_listeners import web_listeners
 
 __all__ = ["Broker", "BrokerConfig"]
 
 CLOSE_S = 0.5
 """How long clients may take to read the DISCONNECT of a broker that is closed."""
 
-_log = logging.getLogger(__name__)
-
 
 class Broker:
-    """An MQTT 3.1.1 and 5 broker in the running event loop, QoS 0 and 1, with sessions in memory.
+    """An MQTT 3.1.1 and 5 broker in the running event loop, with sessions in memory, and in a file where asked.
 
         async with Broker(BrokerConfig(port=0)) as broker:
             host, port = broker.address
 
-    Entering raises ConnectError, naming host, port and reason, where it cannot listen.
+    `authority` decides who may do what, and `listeners` are used instead of the TCP port of the settings. Entering
+    raises ConnectError, naming host, port and reason, where it cannot listen.
     """
 
-    def __init__(self, config: BrokerConfig | None = None) -> None:
+    def __init__(
+        self,
+        config: BrokerConfig | None = None,
+        authority: Authority | None = None,
+        listeners: Sequence[Listener] = (),
+    ) -> None:
         self.config = config or BrokerConfig()
-        self._connections: set[Connection] = set()
+        self.authority = authority or authority_of(self.config)
+        self.gate = Gate(self.config, self._refuse_handshake) if self.config.tls_certificate else None
+        self._web = web_listeners(self.config, self.gate, self.metrics)
+        self._listeners = listeners or [
+            TcpListener(self.config.host, self.config.port, congestion=self.config.congestion, gate=self.gate),
+            *self._web,
+        ]
         self._scratch = memoryview(bytearray(SCRATCH_BYTES))
+        self._sys_timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Broker:
-        loop = asyncio.get_running_loop()
-        host, port = self.config.host, self.config.port
-        self._registry = Registry(self.config)
-        try:
-            self._server = await loop.create_server(
-                lambda: Connection(self._registry, self._scratch, self._connections), host, port, backlog=1024
-            )
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-            raise ConnectError(f"cannot listen on {host}:{port}: {reason}") from None
-        try:
-            for sock in self._server.sockets:
-                set_congestion(sock, self.config.congestion)
-        except SettingsError:
-            self._server.close()
-            raise
+        self._registry = (DurableRegistry if self.config.store else Registry)(self.config, self.authority)
+        self._connections = Connections(self.config.max_connections, self.config.connections_per_s)
+        self.addresses: list[tuple[str, int]] = []
+        async with AsyncExitStack() as failed, AsyncExitStack() as opened:
+            failed.callback(self._registry.close)
+            for listener in self._listeners:
+                self.addresses.append(await listener.open(self._make_connection))
+                opened.push_async_callback(listener.close)
+            self._opened = opened.pop_all()
+            failed.pop_all()
+        self._started_s = asyncio.get_running_loop().time()
+        self._sys_topics = SysTopics(partial(self.publish, retain=True))
+        if self.config.sys_interval_s:
+            self._update_sys_topics()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._server.close()
-        for connection in list(self._connections):
+        self._connections.closing = True
+        if self._sys_timer is not None:
+            self._sys_timer.cancel()
+        await self._opened.aclose()
+        for connection in self._connections:
             connection.end(Reason.SERVER_SHUTTING_DOWN, will=False)
         try:
             async with asyncio.timeout(CLOSE_S):
-                await self._all_closed()
+                await self._connections.all_closed()
         except TimeoutError:
-            _log.info("cut %d connections that did not close", len(self._connections))
+            told("cut", connections=len(self._connections))
         finally:
-            for connection in list(self._connections):
+            for connection in self._connections:
                 connection.cut()
-            await self._all_closed()
+            await self._connections.all_closed()
             self._registry.close()
-        await self._server.wait_closed()
+            if isinstance(self.authority, Guard):
+                self.authority.close()
 
-    async def _all_closed(self) -> None:
-        while self._connections:
-            await next(iter(self._connections)).closed.wait()
+    def reload(self) -> None:
+        """Read the files of users, rules and certificates again; SettingsError, and nothing has changed.
+
+        Clients that are connected have the rights of the new files, and those that may not stay are ended.
+        """
+        context = server_context(self.config) if self.gate else None
+        if isinstance(self.authority, Guard):
+            self.authority.reload()
+            self._registry.renew(self.authority.renew)
+        if self.gate and context:
+            self.gate.context = context
+
+    def _refuse_handshake(self, peer: str, reason: str) -> None:
+        self._registry.totals.refused += 1
+        self._registry.totals.count_end("tls_handshake")
+        told("refused", peer=peer, reason="tls_handshake", text=reason)
+
+    def _make_connection(self) -> Connection:
+        return Connection(self._registry, self._scratch, self._connections)
+
+    def _update_sys_topics(self) -> None:
+        self._sys_topics.update(self.statistics())
+        self._sys_timer = asyncio.get_running_loop().call_later(self.config.sys_interval_s, self._update_sys_topics)
 
     @property
     def address(self) -> tuple[str, int]:
-        """(host, port) to connect to; the port is the real one where 0 was asked for."""
-        host, port = self._server.sockets[0].getsockname()[:2]
-        return host, port
+        """(host, port) to connect to, of the first listener; the port is the real one where 0 was asked for."""
+        return self.addresses[0]
+
+    def publish(self, topic: str, payload: Buffer, *, retain: bool = False, qos: int = 0) -> None:
+        """Send a message of the broker's own, `$SYS` topics among them; ProtocolError for an invalid topic.
+
+        A retained message for which there is no room is dropped and counted.
+        """
+        check_topic(topic)
+        self._registry.router.publish(Message(topic, payload, qos, retain, NO_PROPERTIES, None), None)
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """Where the broker is reached over HTTP: `websocket` and `metrics`, as far as the settings ask for them."""
+        return {name: url for listener in self._web for name, url in listener.urls.items()}
+
+    def statistics(self) -> Statistics:
+        """What is counted and held now."""
+        uptime_s = asyncio.get_running_loop().time() - self._started_s
+        return gather(self._registry, len(self._connections), uptime_s)
+
+    def metrics(self) -> str:
+        """The page for Prometheus."""
+        counters = self._registry.counters
+        clients = self._registry.sessions if self.config.metrics_clients else ()
+        return render(self.statistics(), {name: counters[name] for name in clients if name in counters})
 
     @property
     def counters(self) -> dict[str, ConnectionCount]:

@@ -1,4 +1,4 @@
-"""What the broker remembers of a client: subscriptions, messages that wait, messages that await their PUBACK.
+"""What the broker remembers of a client: subscriptions, messages that wait, and every packet id in use.
 
 No sockets and no clocks: the time is an argument, and the connection is seen only as an `Outlet`.
 """
@@ -6,61 +6,15 @@ No sockets and no clocks: the time is an argument, and the connection is seen on
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Protocol
 
+from broker.application_message import Delivery, Message
+from broker.authority import Everything, Grants
 from broker.counters import Totals
-from broker.fields import Buffer, text
-from broker.properties import Properties, Property, encode_properties
 from broker.reasons import Reason
-
-_NOT_FORWARDED = {Property.MESSAGE_EXPIRY, Property.TOPIC_ALIAS, Property.SUBSCRIPTION_ID, Property.WILL_DELAY}
-_OVERHEAD_BYTES = 512
-
-
-@dataclass(slots=True, eq=False)
-class Message:
-    """An application message as it is forwarded; `deadline` in seconds of the broker's clock, None for no expiry.
-
-    `prefix` is the topic with its length and `forwarded` the encoded properties that subscribers get.
-    """
-
-    topic: str
-    payload: Buffer
-    qos: int
-    retain: bool
-    properties: Properties
-    deadline: float | None
-    prefix: bytes = field(init=False)
-    forwarded: bytes = field(init=False)
-    cost: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.prefix = text(self.topic)
-        self.forwarded = b""
-        if self.properties:
-            kept = {name: value for name, value in self.properties.items() if name not in _NOT_FORWARDED}
-            self.forwarded = encode_properties(kept)
-        # Objects cost memory too: without an overhead a byte cap would not bound a queue of empty messages.
-        self.cost = len(self.payload) + len(self.prefix) + len(self.forwarded) + _OVERHEAD_BYTES
-
-    @classmethod
-    def of(cls, topic: str, payload: Buffer, qos: int, retain: bool, properties: Properties, now: float) -> Message:
-        """A message whose expiry, if its properties hold one, begins now."""
-        expiry = properties.get(Property.MESSAGE_EXPIRY) if properties else None
-        return cls(topic, payload, qos, retain, properties, None if expiry is None else now + expiry)
-
-
-@dataclass(slots=True, eq=False)
-class Delivery:
-    """One message on its way to one subscriber; packet id 0 until it is sent."""
-
-    message: Message
-    qos: int
-    retain: bool
-    subscription_ids: tuple[int, ...]
-    packet_id: int = 0
-    dup: bool = False
+from broker.subscription import Subscription
 
 
 class Outlet(Protocol):
@@ -69,28 +23,61 @@ class Outlet(Protocol):
     def wake(self) -> None:
         """Something waits in the session."""
 
-    def end(self, reason: Reason, *, will: bool = True) -> None:
+    def end(self, reason: Reason, text: str = "", *, will: bool = True) -> None:
         """End the connection and say why."""
 
 
-class Session:
-    """One client's state; it outlives the connection where `expiry_s` is above 0."""
+def _ignore(client_id: str) -> None:
+    pass
 
-    def __init__(self, client_id: str, totals: Totals) -> None:
+
+class Session:
+    """One client's state; it outlives the connection where `expiry_s` is above 0.
+
+    `receive_maximum` bounds the packet ids that the client holds, `received` are the ids of QoS 2 messages that came
+    from the client and that it has not released yet. `on_drop` is told the client id whenever a message is dropped.
+    """
+
+    __slots__ = (
+        "_in_flight",
+        "_last_id",
+        "_on_drop",
+        "_released",
+        "_waiting",
+        "client_id",
+        "expiry_s",
+        "grants",
+        "held_bytes",
+        "outlet",
+        "receive_maximum",
+        "received",
+        "subscriptions",
+        "totals",
+    )
+
+    def __init__(self, client_id: str, totals: Totals, on_drop: Callable[[str], None] = _ignore) -> None:
         self.client_id = client_id
         self.totals = totals
+        self._on_drop = on_drop
+        self.grants: Grants = Everything()
         self.subscriptions: dict[str, Subscription] = {}
         self.outlet: Outlet | None = None
         self.expiry_s = 0
         self.receive_maximum = 0xFFFF
         self.held_bytes = 0
+        self.received: set[int] = set()
         self._waiting: deque[Delivery] = deque()
         self._in_flight: dict[int, Delivery] = {}
+        self._released: dict[int, None] = {}  # a set that keeps its order
         self._last_id = 0
 
     def has_room(self, message: Message, cap: int) -> bool:
         """Whether the message fits under the byte cap; one message always fits, however large."""
         return self.held_bytes == 0 or self.held_bytes + message.cost <= cap
+
+    def accepts(self, topic: str) -> bool:
+        """Whether the client may receive messages of this topic."""
+        return not self.grants.checks_deliveries or self.grants.may_receive(topic)
 
     def enqueue(self, delivery: Delivery) -> None:
         """Append a delivery; the caller asks `has_room` first."""
@@ -100,19 +87,18 @@ class Session:
     def next_delivery(self, now: float) -> Delivery | None:
         """The delivery to send now, in order; None where nothing waits or the client's receive maximum is reached.
 
-        A QoS 1 delivery gets a packet id and stays held until `acknowledge`. Expired messages are passed over.
+        QoS 1 and 2 get a packet id and stay held until `acknowledge` or `release`. Messages that expired before they
+        were sent once are passed over.
         """
         waiting = self._waiting
         while waiting:
             delivery = waiting[0]
-            if delivery.qos and len(self._in_flight) >= self.receive_maximum:
+            if delivery.message.deadline is not None and delivery.expired(now):
+                self._pass_over()
+                continue
+            if delivery.qos and len(self._in_flight) + len(self._released) >= self.receive_maximum:
                 return None
             waiting.popleft()
-            deadline = delivery.message.deadline
-            if deadline is not None and deadline <= now:
-                self.held_bytes -= delivery.message.cost
-                self.totals.expired += 1
-                continue
             if delivery.qos:
                 delivery.packet_id = delivery.packet_id or self._free_id()
                 self._in_flight[delivery.packet_id] = delivery
@@ -122,22 +108,48 @@ class Session:
         return None
 
     def acknowledge(self, packet_id: int) -> bool:
-        """A PUBACK came; False where nothing was in flight under this id."""
-        delivery = self._in_flight.pop(packet_id, None)
-        if delivery is None:
-            return False
-        self.held_bytes -= delivery.message.cost
-        return True
+        """A PUBACK came; False where no delivery of QoS 1 was in flight under this id."""
+        return self._complete(packet_id, 1)
+
+    def reject(self, packet_id: int) -> bool:
+        """A PUBREC with a reason of failure came, which ends a delivery of QoS 2; False where there was none."""
+        return self._complete(packet_id, 2)
+
+    def release(self, packet_id: int) -> bool:
+        """A PUBREC came: the message is let go and its id kept until `complete`; False where the id is unknown."""
+        if self._complete(packet_id, 2):
+            self._released[packet_id] = None
+        return packet_id in self._released
+
+    def complete(self, packet_id: int) -> bool:
+        """A PUBCOMP came; False where the id was not released."""
+        known = packet_id in self._released
+        self._released.pop(packet_id, None)
+        return known
+
+    def drop(self, delivery: Delivery) -> None:
+        """A delivery that `next_delivery` gave cannot be sent; it counts as done."""
+        if delivery.qos:
+            self._complete(delivery.packet_id, delivery.qos)
+        self.count_drop()
+
+    def count_drop(self) -> None:
+        """A message that was to go to this client is dropped."""
+        self.totals.dropped += 1
+        self._on_drop(self.client_id)
 
     def suspend(self) -> None:
         """The connection is gone: QoS 0 is forgotten; what was in flight comes first again, with its id and DUP."""
         self.outlet = None
         for delivery in self._in_flight.values():
             delivery.dup = True
-        kept = [delivery for delivery in self._waiting if delivery.qos]
-        self._waiting = deque([*self._in_flight.values(), *kept])
+        in_flight = list(self._in_flight.values())
         self._in_flight.clear()
-        self.held_bytes = sum(delivery.message.cost for delivery in self._waiting)
+        self._hold([*in_flight, *(delivery for delivery in self._waiting if delivery.qos)])
+
+    def retain_only(self, allowed: Callable[[str], bool]) -> None:
+        """Forget what waits of topics that are not allowed to the client any more."""
+        self._hold([delivery for delivery in self._waiting if allowed(delivery.message.topic)])
 
     @property
     def waiting(self) -> int:
@@ -149,20 +161,30 @@ class Session:
         """Deliveries sent and not acknowledged."""
         return len(self._in_flight)
 
+    @property
+    def released(self) -> Iterable[int]:
+        """Ids of QoS 2 deliveries that await their PUBCOMP, oldest first."""
+        return self._released.keys()
+
+    def _complete(self, packet_id: int, qos: int) -> bool:
+        delivery = self._in_flight.get(packet_id)
+        if delivery is None or delivery.qos != qos:
+            return False
+        del self._in_flight[packet_id]
+        self.held_bytes -= delivery.message.cost
+        return True
+
+    def _pass_over(self) -> None:
+        """The first delivery that waits has expired."""
+        self.held_bytes -= self._waiting.popleft().message.cost
+        self.totals.expired += 1
+
+    def _hold(self, deliveries: list[Delivery]) -> None:
+        self._waiting = deque(deliveries)
+        self.held_bytes = sum(delivery.message.cost for delivery in chain(deliveries, self._in_flight.values()))
+
     def _free_id(self) -> int:
         while True:
             self._last_id = self._last_id % 0xFFFF + 1
-            if self._last_id not in self._in_flight:
+            if self._last_id not in self._in_flight and self._last_id not in self._released:
                 return self._last_id
-
-
-@dataclass(slots=True, eq=False)
-class Subscription:
-    """One topic filter of one session with its options; `identifier` 0 is none."""
-
-    session: Session
-    topic_filter: str
-    qos: int
-    no_local: bool
-    retain_as_published: bool
-    identifier: int

@@ -62,6 +62,17 @@ class TcpInfo:
         return self.bytes_received - self.fin_received
 
 
+Traffic = tuple[int, int, int | None, int | None]
+
+
+def traffic(sock: socket.socket) -> Traffic:
+    """Application bytes sent and received by this end's count, and the same two by the other's, None where unknown."""
+    own, peer = read(sock), read_peer(sock)
+    sent, received = (own.sent, own.received) if own else (0, 0)
+    # What the other end received is what this one sent.
+    return (sent, received, peer.received, peer.sent) if peer else (sent, received, None, None)
+
+
 def read(sock: socket.socket) -> TcpInfo | None:
     """This end of a connected TCP socket; None where the kernel does not tell."""
     if sys.platform != "linux":

@@ -9,6 +9,12 @@ from broker.reasons import Reason
 
 T = TypeVar("T")
 
+SHARE = "$share"
+"""The first level of a shared subscription (MQTT 5.0, 4.8.2)."""
+
+SYS = "$SYS/"
+"""How the broker's own topics begin; no wildcard matches that."""
+
 MAX_LEVELS = 128
 """Levels of a topic filter; without a limit, one filter of 64 KiB of slashes would cost megabytes of tree."""
 
@@ -20,11 +26,27 @@ def check_topic(topic: str) -> None:
 
 
 def is_filter(topic_filter: str) -> bool:
-    """Whether `+` and `#` are levels of their own, `#` the last one, and there are at most MAX_LEVELS."""
+    """Whether a client can subscribe to this.
+
+    `+` and `#` have to be levels of their own and `#` the last one, with at most MAX_LEVELS; a shared subscription
+    needs a group name without wildcards, and a filter.
+    """
     levels = topic_filter.split("/")
     if not topic_filter or "#" in levels[:-1] or len(levels) > MAX_LEVELS:
         return False
+    if levels[0] == SHARE and (len(levels) < 3 or levels[1] in ("", "+") or levels[2:] == [""]):
+        return False
     return all(level in ("+", "#") or not ("+" in level or "#" in level) for level in levels)
+
+
+def is_shared(topic_filter: str) -> bool:
+    """Whether the filter, which is valid, names a shared subscription."""
+    return topic_filter.startswith(SHARE + "/")
+
+
+def unshared(topic_filter: str) -> str:
+    """The filter that topics are matched with: the one after `$share/GROUP/`, or the filter itself."""
+    return topic_filter.split("/", 2)[2] if is_shared(topic_filter) else topic_filter
 
 
 class _Node(Generic[T]):

@@ -27,7 +27,7 @@ FLAGS = {
 @click.option("--config", metavar="FILE", help="TOML file with any of the settings; see docs/configuration.md.")
 @click.option("--run", metavar="NAME", help="The run to take part in.")
 @click.option("--name", metavar="NAME", help="This agent's name in the run.")
-@click.option("--broker", metavar="URL", help="The MQTT broker, mqtt://host:port.")
+@click.option("--broker", metavar="URL", help="The MQTT broker, mqtt://host:port or mqtts://...")
 @click.option("--model", metavar="BASE", help="The base: a directory in Hugging Face layout or a hub name.")
 @click.option("--data", metavar="DIR", help="The directory with the data set's original files.")
 @click.option("--shard", metavar="I/N", help="Take shard I (from 0) of N of the training set.")

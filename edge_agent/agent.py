@@ -27,7 +27,7 @@ from broker.messages import (
 )
 from broker.program import peak_bytes
 from broker.settings import build
-from broker.topics import PROTOCOL
+from broker.topics import PROTOCOL, SERVER
 from edge_agent.client import SplitClient
 from edge_agent.config import AgentConfig
 from splitcom import __version__
@@ -202,7 +202,8 @@ class Agent:
     async def _receive(self, kinds: type[T] | tuple[type[Any], ...], seconds: float, what: str) -> Any:
         """The next message of the given kinds; End raises RunEnded, others are counted and left.
 
-        DeadlineError when it does not come in time, or when the server has been offline for the grace period.
+        DeadlineError when nothing has come for so long, not even a part of a message, or when the server has been
+        offline for the grace period.
         """
         deadline, offline = time.monotonic() + seconds, False
         while True:
@@ -210,6 +211,10 @@ class Agent:
                 async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                     _, message = await self.channel.receive()
             except TimeoutError:
+                heard = self.channel.last_heard.get(SERVER, 0.0)
+                if not offline and heard + seconds > time.monotonic():
+                    deadline = heard + seconds  # a long message on a slow link
+                    continue
                 why = f"since it went offline {OFFLINE_GRACE_S:g} s ago" if offline else f"within {seconds:g} s"
                 raise DeadlineError(f"server: {what} did not come {why}") from None
             if isinstance(message, End):

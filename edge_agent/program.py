@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from broker.client import MqttChannel
-from broker.engines import parse_url
+from broker.engines import is_secure, parse_url
 from broker.messages import End
 from broker.program import Emit
 from edge_agent.agent import Agent
@@ -48,7 +48,7 @@ async def take_part(config: AgentConfig, emit: Emit) -> End:
     torch.set_num_threads(config.threads)
     host, port = parse_url(config.broker)
     compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
-    channel = MqttChannel(config.run, config.name, host, port, config.transport)
+    channel = MqttChannel(config.run, config.name, host, port, config.transport, is_secure(config.broker))
     ledger: Ledger | None = None
     try:
         examples, skipped = await asyncio.get_running_loop().run_in_executor(compute, shard_examples, config)

@@ -23,6 +23,7 @@ SUBCOMMANDS = {
     "study": ("testbed.commands.study", "Carry out the runs of a plan and compare their results."),
     "link": ("testbed.commands.link", "Emulate links: measure, show and change them."),
     "policy": ("testbed.commands.policy", "Train a policy for threshold control, or show one."),
+    "pki": ("broker.pki_program", "Make and revoke the certificates of a broker and its devices."),
 }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import tomli_w
 
-from broker.engines import Address, engine
+from broker.engines import Address, engine, is_secure
 from broker.errors import BrokerError, SettingsError
 from broker.settings import as_table
 from splitcom.base import check_base
@@ -188,10 +188,11 @@ async def _start(
     children: list[Child],
 ) -> None:
     """Start server and agents where the links want them, each with its configuration as a file."""
-    configs = {"server": (lab.server.prefix, as_table(scenario.server(url(broker), directory)))}
+    secure = is_secure(scenario.broker)
+    configs = {"server": (lab.server.prefix, as_table(scenario.server(url(broker, secure), directory)))}
     for number, name in enumerate(scenario.agents()):
         address = await lab.address(name, broker)
-        configs[name] = (lab.client(name), as_table(scenario.agent(number, url(address), directory)))
+        configs[name] = (lab.client(name), as_table(scenario.agent(number, url(address, secure), directory)))
     for name, (prefix, config) in configs.items():
         path = directory / f"{name}.toml"
         path.write_text(tomli_w.dumps(config))
@@ -201,9 +202,9 @@ async def _start(
         children.append(child)
 
 
-def url(address: Address) -> str:
+def url(address: Address, secure: bool = False) -> str:
     """A broker's address as the programs are told it."""
-    return f"mqtt://{address.host}:{address.port}"
+    return f"{'mqtts' if secure else 'mqtt'}://{address.host}:{address.port}"
 
 
 @contextlib.asynccontextmanager

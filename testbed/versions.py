@@ -14,7 +14,6 @@ PACKAGES = (
     "numpy",
     "safetensors",
     "tokenizers",
-    "paho-mqtt",
     "msgpack",
     "lz4",
     "zstandard",

@@ -31,7 +31,7 @@ FLAGS = {
 @click.option("--config", metavar="FILE", help="TOML file with any of the settings; see docs/configuration.md.")
 @click.option("--run", metavar="NAME", help="The name of the run.")
 @click.option("--clients", metavar="N", help="How many agents to wait for.")
-@click.option("--broker", metavar="URL", help="The MQTT broker, mqtt://host:port.")
+@click.option("--broker", metavar="URL", help="The MQTT broker, mqtt://host:port or mqtts://...")
 @click.option("--model", metavar="BASE", help="The base: a directory in Hugging Face layout or a hub name.")
 @click.option("--data", metavar="DIR", help="The directory with the data set's original files (for evaluation).")
 @click.option("--out", metavar="DIR", help="The run directory.")

@@ -11,7 +11,7 @@ import tomli_w
 import torch
 
 from broker.client import MqttChannel
-from broker.engines import parse_url
+from broker.engines import is_secure, parse_url
 from broker.program import Emit
 from training_server.config import ServerConfig
 from training_server.run import Run
@@ -26,7 +26,7 @@ async def serve(config: ServerConfig, emit: Emit) -> None:
     torch.set_num_threads(config.threads)
     host, port = parse_url(config.broker)
     compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
-    channel = MqttChannel(config.run, "server", host, port, config.transport)
+    channel = MqttChannel(config.run, "server", host, port, config.transport, is_secure(config.broker))
     state: Run | None = None
     try:
         async with channel:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Collection
 from typing import Any
 
 import click
@@ -116,3 +118,76 @@ def links(backends: str, congestion: str, what: str, repeats: int, as_json: bool
     click.echo(json.dumps(result, indent=1) if as_json else render(result))
     if not all(row["ok"] for row in result["rows"]):
         raise click.exceptions.Exit(1)
+
+
+@main.command()
+@click.option("--brokers", metavar="LIST", help="Brokers, ratios of the first.  [default: all that are installed]")
+@click.option("--pairs", default=9, show_default=True, metavar="N", type=click.IntRange(1), help="Of each measurement.")
+@click.option("--sizes", default="1KB,64KB,256KB,1MB,6MB", show_default=True, metavar="LIST", help="Message sizes.")
+@click.option(
+    "--rows", "kinds", default="pair,idle,round-trip,flood,client", show_default=True, metavar="LIST", help="What."
+)
+@click.option("--quick", is_flag=True, help="Little of everything, once: shows that it works, and no figure to use.")
+@click.option("--check", "checking", is_flag=True, help="Exit with status 1 where a target does not hold.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def broker(brokers: str | None, pairs: int, sizes: str, kinds: str, quick: bool, checking: bool, as_json: bool) -> None:
+    """Throughput, latency, CPU time and memory of the embedded broker against others.
+
+    `pair` is one publisher and one subscriber at each size, `idle` memory with 50, 200 and 1,000 connections,
+    `round-trip` 200 clients with 100 KB each, `flood` a subscriber that reads 1 Mbit/s beside a fast one, and `client`
+    the channels' own client. Takes about a minute a pair, and is worth something only on a quiet machine.
+    """
+    import asyncio
+
+    from broker.program import one_line_errors
+    from testbed.bench.broker import bench_broker, render, rows
+    from testbed.bench.broker_rows import FULL, KINDS, QUICK, SIZES
+    from testbed.bench.broker_subjects import SUBJECTS, check, installed
+
+    with one_line_errors():
+        names = _listed("--brokers", brokers, SUBJECTS) if brokers else installed()
+        check(names)
+        chosen = rows(_listed("--rows", kinds, KINDS), _listed("--sizes", sizes, SIZES), QUICK if quick else FULL)
+        say = functools.partial(click.echo, err=True)
+        result = asyncio.run(bench_broker(names, chosen, 1 if quick else pairs, say))
+    click.echo(json.dumps(result, indent=1) if as_json else render(result))
+    if checking and not (result["targets"] and all(target["ok"] for target in result["targets"])):
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
+@click.option("--broker", default="embedded", show_default=True, metavar="NAME", help="The broker.")
+@click.option("--clients", default=50, show_default=True, metavar="N", type=click.IntRange(1), help="At once.")
+@click.option("--minutes", default=30.0, show_default=True, metavar="M", type=click.FloatRange(0), help="How long.")
+@click.option("--every", "every_s", default=10.0, show_default=True, type=click.FloatRange(0.1), help="Sample's time.")
+@click.option("--seed", default=0, show_default=True, metavar="N", help="Of what the clients do.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def soak(broker: str, clients: int, minutes: float, every_s: float, seed: int, as_json: bool) -> None:
+    """Whether a broker's memory and descriptors stay flat while clients come, publish and go in every way.
+
+    The exit status is 1 where they do not.
+    """
+    import asyncio
+
+    from broker.program import one_line_errors
+    from testbed.bench.broker_soak import bench_soak, render
+    from testbed.bench.broker_subjects import SUBJECTS, check
+
+    with one_line_errors():
+        check(_listed("--broker", broker, SUBJECTS))
+        say = functools.partial(click.echo, err=True)
+        result = asyncio.run(bench_soak(broker, clients, minutes, every_s, seed, say))
+    click.echo(json.dumps(result, indent=1) if as_json else render(result))
+    if not result["ok"]:
+        raise click.exceptions.Exit(1)
+
+
+def _listed(option: str, value: str, valid: Collection[str]) -> list[str]:
+    """The names in a comma-separated list; SettingsError for one that is not valid."""
+    from broker.errors import SettingsError
+
+    names = [name.strip() for name in value.split(",")]
+    for name in names:
+        if name not in valid:
+            raise SettingsError(f"{option}: {name!r} is unknown; valid: {', '.join(valid)}")
+    return names

@@ -12,7 +12,7 @@ from broker.program import one_line_errors, overrides
 
 @click.command(context_settings={"show_default": True})
 @click.option("--out", default="runs", metavar="DIR", help="Where the three run directories go.")
-@click.option("--broker", metavar="SPEC", help="embedded, mosquitto or mqtt://host:port.")
+@click.option("--broker", metavar="SPEC", help="embedded, mosquitto, mqtt://host:port or mqtts://...")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting of the scenarios.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def main(out: str, broker: str | None, assignments: tuple[str, ...], as_json: bool) -> None:

@@ -30,7 +30,7 @@ FLAGS = {
 @click.option("--epochs", metavar="N", help="Passes over each agent's shard.")
 @click.option("--seed", metavar="N", help="The seed of adapters, sketches and order.")
 @click.option("--transport", metavar="NAME", help="mqtt (processes) or memory (one process, no socket).")
-@click.option("--broker", metavar="SPEC", help="embedded, mosquitto or mqtt://host:port.")
+@click.option("--broker", metavar="SPEC", help="embedded, mosquitto, mqtt://host:port or mqtts://...")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting of the scenario.")
 @click.option("--out", metavar="DIR", help="The run directory; by default a new one in runs/.")
 @click.option("--json", "as_json", is_flag=True, help="Print the content of summary.json at the end.")

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from broker.congestion import in_use, set_congestion
+from broker.dial import dial
 from broker.engines import Address
-from broker.mqtt_connection import dial
 from testbed.links.alarm import Alarm
 from testbed.links.flow import Flow
 from testbed.links.profile import WAYS, LinkProfile, from_table

@@ -1,4 +1,4 @@
-"""The transports that the channel suite runs over: memory, the embedded broker and mosquitto, and broker processes."""
+"""The transports that the channel suite runs over: memory and MQTT through three brokers, and broker processes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -47,8 +49,37 @@ async def mosquitto(config: ChannelConfig) -> AsyncIterator[Join]:
         yield lambda name: MqttChannel(RUN, name, "127.0.0.1", broker.port, config)
 
 
+def rabbitmq(port: int) -> Plane:
+    """Through the node at `port`, which remembers what it retained: every time in a run of its own."""
+
+    @asynccontextmanager
+    async def plane(config: ChannelConfig) -> AsyncIterator[Join]:
+        run = f"{RUN}{next(_runs)}"
+        yield lambda name: MqttChannel(run, name, "127.0.0.1", port, config)
+
+    return plane
+
+
+_runs = count()
+
+
+def speaking(protocol: Literal["auto", "5", "3.1.1"], plane: Plane) -> Plane:
+    """The same plane with this version of MQTT."""
+    return lambda config: plane(replace(config, protocol=protocol))
+
+
 PLANES: dict[str, Plane] = {"memory": memory, "embedded": embedded, "mosquitto": mosquitto}
 
+# What the fixture `plane` takes. RabbitMQ 3.10 knows no MQTT 5, so there "auto" falls back to 3.1.1.
+OVER_MQTT = [
+    *(
+        pytest.param((broker, protocol), id=f"{broker}-{protocol}")
+        for broker in ("embedded", "mosquitto")
+        for protocol in ("5", "3.1.1")
+    ),
+    pytest.param(("rabbitmq", "auto"), id="rabbitmq-auto", marks=pytest.mark.rabbitmq),
+]
+EVERYWHERE = [pytest.param(("memory", "auto"), id="memory"), *OVER_MQTT]
 
 HELLO = Hello("a", 1, 1, 10, "base", "test")
 CONFIG = ChannelConfig(timeout_s=20.0)

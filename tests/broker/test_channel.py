@@ -1,4 +1,4 @@
-"""One conformance suite for every channel: memory, MQTT over the embedded broker, MQTT over mosquitto."""
+"""One conformance suite for every channel: memory, and both versions of MQTT through every broker."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from broker import messages, wire
 from broker.channel import Channel, ChannelConfig, Count, Malformed
 from broker.client import MqttChannel
-from broker.endpoint import Chunk, Endpoint
+from broker.endpoint import Endpoint
 from broker.errors import DeadlineError, WireError
 from broker.messages import (
     ActivationUp,
@@ -25,16 +25,26 @@ from broker.messages import (
     State,
     Welcome,
 )
+from broker.outgoing import Chunk
 from broker.server import Broker, BrokerConfig
-from tests.broker.planes import HELLO, PLANES, RUN, Join, Plane, chunks, next_of, play, until
+from tests.broker.planes import (
+    EVERYWHERE,
+    HELLO,
+    OVER_MQTT,
+    PLANES,
+    RUN,
+    Join,
+    Plane,
+    chunks,
+    next_of,
+    play,
+    until,
+)
+
+everywhere = pytest.mark.parametrize("plane", EVERYWHERE, indirect=True)
 
 BIG = bytes(range(256)) * 8192  # 2 MiB
 SMALL = ChannelConfig(chunk_bytes=1024, window=2, timeout_s=20.0)
-
-
-@pytest.fixture(params=PLANES)
-def plane(request: pytest.FixtureRequest) -> Plane:
-    return PLANES[request.param]
 
 
 async def nothing_more(sender: Channel, receiver: Channel) -> None:
@@ -43,9 +53,10 @@ async def nothing_more(sender: Channel, receiver: Channel) -> None:
     assert await next_of(receiver) == Failure("marker")
 
 
-def inject(channel: Channel, topic: str, payload: bytes) -> asyncio.Future[None]:
-    """Publish raw bytes from a channel's end."""
-    return cast(Endpoint, channel)._publish(Chunk(topic, "raw", b"", memoryview(payload), 1, False))
+def inject(channel: Channel, topic: str, payload: bytes, protocol: int = 1) -> asyncio.Future[None]:
+    """Publish raw bytes from a channel's end, in its run."""
+    end = cast(Endpoint, channel)
+    return end._publish(Chunk(f"sc/{protocol}/{end.run}/{topic}", "raw", b"", memoryview(payload), 1, False))
 
 
 async def fall(channel: Channel) -> None:
@@ -59,6 +70,7 @@ def chunks_of(message: Message, size: int, boot: int, message_id: int) -> list[b
     return [header + bytes(chunk) for header, chunk in wire.split(message.code, boot, message_id, body, size)]
 
 
+@everywhere
 def test_messages_arrive_with_their_sender_and_type(plane: Plane) -> None:
     async def script(join: Join) -> None:
         async with join("server") as server, join("a") as a, join("b") as b:
@@ -82,6 +94,7 @@ def test_messages_arrive_with_their_sender_and_type(plane: Plane) -> None:
     play(plane, script)
 
 
+@everywhere
 def test_agents_learn_whether_the_server_is_there(plane: Plane) -> None:
     async def script(join: Join) -> None:
         async with join("early") as early:
@@ -93,6 +106,7 @@ def test_agents_learn_whether_the_server_is_there(plane: Plane) -> None:
     play(plane, script)
 
 
+@everywhere
 def test_send_tells_the_bytes_of_the_body(plane: Plane) -> None:
     async def script(join: Join) -> None:
         async with join("server"), join("a") as agent:
@@ -101,6 +115,7 @@ def test_send_tells_the_bytes_of_the_body(plane: Plane) -> None:
     play(plane, script)
 
 
+@everywhere
 def test_two_megabytes_cross_in_chunks_with_a_window_of_two(plane: Plane) -> None:
     async def script(join: Join) -> None:
         async with join("server") as server, join("a") as agent:
@@ -122,6 +137,7 @@ def test_two_megabytes_cross_in_chunks_with_a_window_of_two(plane: Plane) -> Non
 
 
 @pytest.mark.parametrize(("window", "chunks", "credits"), [(4, 4, 0), (4, 5, 2), (4, 8, 3), (1, 3, 2), (5, 9, 4)])
+@everywhere
 def test_credits_follow_the_chunk_index(plane: Plane, window: int, chunks: int, credits: int) -> None:
     async def script(join: Join) -> None:
         async with join("server") as server, join("a") as agent:
@@ -147,6 +163,7 @@ def test_both_ends_may_have_different_windows() -> None:
     asyncio.run(main())
 
 
+@everywhere
 def test_messages_on_one_topic_keep_the_order_of_the_calls(plane: Plane) -> None:
     async def script(join: Join) -> None:
         async with join("server") as server, join("a") as agent:
@@ -158,6 +175,7 @@ def test_messages_on_one_topic_keep_the_order_of_the_calls(plane: Plane) -> None
     play(plane, script, SMALL)
 
 
+@everywhere
 def test_control_overtakes_bulk(plane: Plane) -> None:
     async def script(join: Join) -> None:
         async with join("server") as server, join("a") as agent, asyncio.TaskGroup() as group:
@@ -169,6 +187,7 @@ def test_control_overtakes_bulk(plane: Plane) -> None:
     play(plane, script, SMALL)
 
 
+@everywhere
 def test_a_cancelled_receive_loses_nothing(plane: Plane) -> None:
     async def script(join: Join) -> None:
         async with join("server") as server, join("a") as agent:
@@ -190,6 +209,7 @@ def test_a_cancelled_receive_loses_nothing(plane: Plane) -> None:
     play(plane, script)
 
 
+@everywhere
 def test_a_cancelled_send_leaves_the_channel_usable(plane: Plane) -> None:
     async def script(join: Join) -> None:
         async with join("server") as server, join("a") as agent:
@@ -206,6 +226,7 @@ def test_a_cancelled_send_leaves_the_channel_usable(plane: Plane) -> None:
     play(plane, script, ChannelConfig(chunk_bytes=16384, window=2, timeout_s=20.0))
 
 
+@everywhere
 def test_a_full_inbox_holds_messages_back_and_loses_none(plane: Plane) -> None:
     async def script(join: Join) -> None:
         async with join("server") as server, join("a") as agent:
@@ -219,6 +240,7 @@ def test_a_full_inbox_holds_messages_back_and_loses_none(plane: Plane) -> None:
 
 
 @pytest.mark.parametrize("damage", ["checksum", "type", "body", "noise", "version"])
+@everywhere
 def test_what_cannot_be_decoded_is_delivered_as_malformed(plane: Plane, damage: str) -> None:
     async def script(join: Join) -> None:
         async with join("server") as server, join("a") as agent:
@@ -234,7 +256,7 @@ def test_what_cannot_be_decoded_is_delivered_as_malformed(plane: Plane, damage: 
                 data = bytearray(b"hello")
             else:
                 data[2] = 9
-            await inject(agent, f"sc/1/{RUN}/a/info", bytes(data))
+            await inject(agent, "a/info", bytes(data))
             malformed = await next_of(server)
             assert isinstance(malformed, Malformed)
             assert malformed.version_mismatch == (damage == "version")
@@ -244,25 +266,26 @@ def test_what_cannot_be_decoded_is_delivered_as_malformed(plane: Plane, damage: 
     play(plane, script)
 
 
-@pytest.mark.parametrize("transport", ["embedded", "mosquitto"])
-def test_an_agent_of_another_protocol_version_is_noticed(transport: str) -> None:
+@pytest.mark.parametrize("plane", OVER_MQTT, indirect=True)
+def test_an_agent_of_another_protocol_version_is_noticed(plane: Plane) -> None:
     async def script(join: Join) -> None:
         async with join("server") as server, join("a") as agent:
-            await inject(agent, f"sc/2/{RUN}/old/info", b"whatever version 2 says")
+            await inject(agent, "old/info", b"whatever version 2 says", protocol=2)
             while (heard := await server.receive())[0] != "old":
                 pass
             assert heard[1] == Malformed("client 'old' speaks protocol 2, this end speaks protocol 1", True)
 
-    play(PLANES[transport], script)
+    play(plane, script)
 
 
+@everywhere
 def test_repeated_and_late_chunks_are_dropped_and_counted(plane: Plane) -> None:
     async def script(join: Join) -> None:
         async with join("server") as server, join("a") as agent:
             up = ActivationUp(1, 0, bytes(2000), b"", -1, [])
-            topic, data = f"sc/1/{RUN}/a/up", chunks_of(up, 512, agent.boot, 77)
+            data = chunks_of(up, 512, agent.boot, 77)
             for piece in (data[1], data[0], data[1], *reversed(data), *data):
-                await inject(agent, topic, piece)
+                await inject(agent, "a/up", piece)
             assert await next_of(server) == up
             await nothing_more(agent, server)
             assert server.received["ActivationUp"].messages == 1
@@ -271,6 +294,7 @@ def test_repeated_and_late_chunks_are_dropped_and_counted(plane: Plane) -> None:
     play(plane, script)
 
 
+@everywhere
 def test_leaving_in_order_and_leaving_by_an_exception_are_both_seen(plane: Plane) -> None:
     async def script(join: Join) -> None:
         async with join("server") as server:
@@ -287,6 +311,7 @@ def test_leaving_in_order_and_leaving_by_an_exception_are_both_seen(plane: Plane
     play(plane, script)
 
 
+@everywhere
 def test_a_server_that_comes_later_gets_what_was_said_before(plane: Plane) -> None:
     async def script(join: Join) -> None:
         async with join("a") as agent:
@@ -298,6 +323,7 @@ def test_a_server_that_comes_later_gets_what_was_said_before(plane: Plane) -> No
     play(plane, script)
 
 
+@everywhere
 def test_a_new_process_is_not_told_what_was_said_to_the_old_one(plane: Plane) -> None:
     async def script(join: Join) -> None:
         async with join("server") as server:
@@ -312,6 +338,7 @@ def test_a_new_process_is_not_told_what_was_said_to_the_old_one(plane: Plane) ->
     play(plane, script)
 
 
+@everywhere
 def test_a_process_that_dies_in_the_middle_of_a_message_does_not_block_its_successor(plane: Plane) -> None:
     async def script(join: Join) -> None:
         async with join("server") as server, asyncio.TaskGroup() as group:
@@ -332,6 +359,7 @@ def test_a_process_that_dies_in_the_middle_of_a_message_does_not_block_its_succe
     play(plane, script, ChannelConfig(chunk_bytes=16384, window=2, timeout_s=20.0))
 
 
+@everywhere
 def test_a_receiver_that_gives_no_credit_runs_into_the_deadline(plane: Plane) -> None:
     async def script(join: Join) -> None:
         async with join("server") as server:
@@ -341,6 +369,7 @@ def test_a_receiver_that_gives_no_credit_runs_into_the_deadline(plane: Plane) ->
     play(plane, script, ChannelConfig(chunk_bytes=1024, window=2, timeout_s=0.3))
 
 
+@everywhere
 def test_a_message_in_the_wrong_direction_or_over_the_limit_is_refused(plane: Plane) -> None:
     async def script(join: Join) -> None:
         async with join("server") as server, join("a") as agent:

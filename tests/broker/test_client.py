@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any, cast
 
 import pytest
@@ -11,14 +12,17 @@ import pytest
 from broker.channel import Channel, ChannelConfig
 from broker.client import MqttChannel
 from broker.errors import ConnectError
-from broker.messages import ActivationUp, GradientDown, State
+from broker.messages import ActivationUp, Failure, GradientDown, State
+from broker.mqtt_protocol import HELD
 from broker.server import Broker, BrokerConfig
+from tests.broker import planes
 from tests.broker.planes import (
     HELLO,
-    PLANES,
+    OVER_MQTT,
     RUN,
     BrokerProcess,
     Join,
+    Plane,
     chunks,
     free_port,
     next_of,
@@ -26,37 +30,100 @@ from tests.broker.planes import (
     refusing_mqtt_5,
     until,
 )
+from tests.broker.rabbitmq import RabbitMQ
+
+over_mqtt = pytest.mark.parametrize("plane", OVER_MQTT, indirect=True)
 
 BIG = bytes(range(256)) * 8192  # 2 MiB
+LARGEST = 2**24  # bytes of a chunk
 
 
-@pytest.mark.parametrize("kind", ["embedded", "mosquitto"])
+@over_mqtt
 @pytest.mark.parametrize("cut", ["server", "a"])
-def test_a_lost_connection_in_the_middle_of_transfers_loses_nothing(kind: str, cut: str) -> None:
+def test_a_lost_connection_in_the_middle_of_transfers_loses_nothing(plane: Plane, cut: str) -> None:
     async def script(join: Join) -> None:
         async with join("server") as server, join("a") as agent:
             await both_ways(server, agent, lambda: break_connection({"server": server, "a": agent}[cut]))
 
-    play(PLANES[kind], script, ChannelConfig(chunk_bytes=16384, window=2, timeout_s=20.0))
+    play(plane, script, ChannelConfig(chunk_bytes=16384, window=2, timeout_s=20.0))
+
+
+@over_mqtt
+def test_the_largest_chunk_crosses(plane: Plane) -> None:
+    async def script(join: Join) -> None:
+        async with join("server") as server, join("a") as agent:
+            down = GradientDown(1, bytes(LARGEST), 0.0)
+            _, received = await asyncio.gather(server.send("a", down), next_of(agent))
+            assert received == down
+            assert chunks(server.sent, "GradientDown") == 2
+            assert server.sent["GradientDown"].body_bytes > LARGEST
+
+    play(plane, script, ChannelConfig(chunk_bytes=LARGEST, timeout_s=20.0))
+
+
+@over_mqtt
+def test_of_two_clients_with_one_name_one_stays(plane: Plane) -> None:
+    async def script(join: Join) -> None:
+        async with join("server") as server, join("a") as first, AsyncExitStack() as stack:
+            try:
+                second = await stack.enter_async_context(join("a"))
+            except ConnectError:
+                staying = first  # it came back and pushed the other out while that one was still connecting
+            else:
+                hearing = {asyncio.create_task(next_of(end)): end for end in (first, second)}
+                [ended], [waiting] = await asyncio.wait(hearing, return_when=asyncio.FIRST_COMPLETED)
+                with pytest.raises(ConnectError, match=r"another client.* the name a"):
+                    await ended
+                waiting.cancel()
+                staying = hearing[waiting]
+            await staying.send("server", HELLO)
+            assert await next_of(server) == HELLO
+
+    play(plane, script, ChannelConfig(timeout_s=2.0))
+
+
+@pytest.mark.rabbitmq
+def test_rabbitmq_is_spoken_to_in_3_1_1(rabbitmq: RabbitMQ) -> None:
+    async def script(join: Join) -> None:
+        async with join("a") as agent:
+            assert cast(MqttChannel, agent).tcp()["connections"] == 2  # the first attempt is with MQTT 5
+
+    async def refused(join: Join) -> None:
+        with pytest.raises(ConnectError, match=f"^cannot reach broker 127.0.0.1:{rabbitmq.port}: .* speaks no MQTT 5$"):
+            async with join("a"):
+                pass
+
+    through = planes.rabbitmq(rabbitmq.port)
+    play(through, script)
+    play(planes.speaking("5", through), refused)
 
 
 @pytest.mark.parametrize("kind", ["embedded", "mosquitto"])
 def test_a_broker_restarted_in_the_middle_of_transfers_loses_nothing(kind: str) -> None:
+    with BrokerProcess(kind) as broker:
+        restarted_in_the_middle(broker, 30.0)
+
+
+@pytest.mark.rabbitmq
+def test_rabbitmq_restarted_in_the_middle_of_transfers_loses_nothing(rabbitmq: RabbitMQ) -> None:
+    restarted_in_the_middle(rabbitmq, 120.0)
+
+
+def restarted_in_the_middle(broker: BrokerProcess | RabbitMQ, timeout_s: float) -> None:
     async def main() -> None:
-        config = ChannelConfig(chunk_bytes=16384, window=2, timeout_s=30.0)
-        with BrokerProcess(kind) as broker:
-            async with (
-                asyncio.timeout(60),
-                MqttChannel(RUN, "server", "127.0.0.1", broker.port, config) as server,
-                MqttChannel(RUN, "a", "127.0.0.1", broker.port, config) as agent,
-            ):
+        config = ChannelConfig(chunk_bytes=16384, window=2, timeout_s=timeout_s)
+        async with (
+            asyncio.timeout(2 * timeout_s),
+            MqttChannel(RUN, "server", "127.0.0.1", broker.port, config) as server,
+            MqttChannel(RUN, "a", "127.0.0.1", broker.port, config) as agent,
+        ):
 
-                def restart() -> None:
-                    broker.kill()
-                    broker.start()
+            def restart() -> None:
+                broker.kill()
+                broker.start()
 
-                await both_ways(server, agent, restart)
-                assert agent.tcp()["connections"] >= 2
+            await both_ways(server, agent, restart)
+            assert agent.tcp()["connections"] >= 2
 
     asyncio.run(main())
 
@@ -175,6 +242,26 @@ def test_either_version_of_mqtt_can_be_asked_for(protocol: Any) -> None:
     asyncio.run(main())
 
 
+def test_a_program_that_does_not_receive_for_a_while_loses_nothing_in_mqtt_3_1_1_either() -> None:
+    """There is no receive maximum in it: the connection is not read any more when too much waits."""
+
+    async def main() -> None:
+        config = ChannelConfig(protocol="3.1.1", inbox=4, timeout_s=20.0)
+        count = 3 * HELD
+        async with (
+            asyncio.timeout(30),
+            Broker(BrokerConfig(port=0)) as broker,
+            MqttChannel(RUN, "server", *broker.address, config) as server,
+            MqttChannel(RUN, "a", *broker.address) as agent,
+        ):
+            for number in range(count):
+                await agent.send("server", Failure(str(number)))
+            await until(lambda: chunks(server.received, "Failure") >= HELD)
+            assert [(await next_of(server)).reason for _ in range(count)] == [str(number) for number in range(count)]
+
+    asyncio.run(main())
+
+
 def test_a_second_client_of_the_same_name_ends_the_first() -> None:
     async def main() -> None:
         async with (
@@ -195,6 +282,8 @@ def test_the_kernels_count_equals_the_brokers_over_reconnects() -> None:
             async with MqttChannel(RUN, "server", *broker.address) as server:
                 async with MqttChannel(RUN, "a", *broker.address) as agent:
                     await agent.send("server", ActivationUp(1, 0, BIG, b"", -1, []))
+                    # What is under way when a connection is cut is read by nobody.
+                    await until(lambda: chunks(agent.received, "UpHeld") == 2)
                     break_connection(agent)
                     await until(lambda: agent.sent["State"].messages == 2)
                     await server.send("a", GradientDown(1, BIG, 0.0))

@@ -21,6 +21,7 @@ from broker.messages import (
     ActivationUp,
     Begin,
     Credit,
+    DownHeld,
     End,
     EpochEnd,
     Failure,
@@ -32,6 +33,7 @@ from broker.messages import (
     State,
     StepRefused,
     Thresholds,
+    UpHeld,
     Welcome,
     decode,
     encode,
@@ -56,6 +58,13 @@ GOLDEN: list[tuple[int, str, Message, str]] = [
     (11, "metrics", Metrics({"s": [1, "a", False]}), "9181a1739301a161c2"),
     (12, "ack", Failure("no disk"), "91a76e6f206469736b"),
     (13, "down", Thresholds({"gradient_up": 0.75}), "9181ab6772616469656e745f7570cb3fe8000000000000"),
+    (
+        14,
+        "cmd",
+        UpHeld(0xDEADBEEF, True, [1, 300], [[301, 0, 9, 12, 12]]),
+        "94cedeadbeefc39201cd012c9195cd012d00090c0c",
+    ),
+    (15, "ack", DownHeld(7, False, [], []), "9407c29090"),
     (20, "down", ActivationDown(7, b"\x0a\x0b"), "9207c4020a0b"),
     (21, "up", GradientUp(7, b"\x0c", 1.5, 300), "9407c4010ccb3ff8000000000000cd012c"),
 ]
@@ -69,9 +78,9 @@ def test_bytes_are_frozen(code: int, channel: str, message: Message, body: str) 
 
 
 def test_the_registry_is_complete_and_every_code_is_its_messages_own() -> None:
-    assert {code: kind.code for code, kind in MESSAGES.items()} == {code: code for code in (*range(1, 14), 20, 21)}
+    assert {code: kind.code for code, kind in MESSAGES.items()} == {code: code for code in (*range(1, 16), 20, 21)}
     assert {kind for _, _, message, _ in GOLDEN for kind in [type(message)]} == set(MESSAGES.values())
-    for code in (0, 14, 19, 22, 255):
+    for code in (0, 16, 19, 22, 255):
         with pytest.raises(WireError, match=f"message type {code} is unknown; valid: 1, 2"):
             decode(code, b"\x90")
 
@@ -91,6 +100,7 @@ FIELDS: dict[Any, st.SearchStrategy[Any]] = {
     checks.U32: st.integers(0, 2**32 - 1),
     checks.Last: st.integers(-1, 2**32 - 1),
     checks.Steps: st.lists(st.integers(0, 2**32 - 1)),
+    checks.Runs: st.lists(st.lists(st.integers(0, 2**32 - 1))),
     checks.Samples: st.lists(st.integers(0, 2**64 - 1)),
     checks.ByStream: st.dictionaries(st.text(), st.floats(allow_nan=False)),
     checks.Table: st.dictionaries(st.text(), PLAIN, max_size=4),

@@ -1,27 +1,18 @@
-"""What needs no socket: sessions, routing under byte caps, retained messages, the outbox, counters, settings."""
+"""What needs no socket: sessions, routing under byte caps, retained messages."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping
-from typing import Any
-
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.admission import admit
-from broker.broker_config import BrokerConfig
-from broker.counters import ConnectionCount, Counters, Totals
-from broker.errors import ProtocolError, SettingsError
-from broker.outbox import ANSWER_BYTES, LARGE_BYTES, SLICE_BYTES, Outbox
-from broker.packets import V5, V311, Connect, Request, Will
+from broker.application_message import Delivery, Message
+from broker.counters import Totals
+from broker.packets import Request
 from broker.properties import Property
 from broker.reasons import Reason
 from broker.retained import Retained
 from broker.router import Router
-from broker.session import Delivery, Message, Session
-from broker.settings import build
+from broker.session import Session
 
 
 def message(
@@ -45,7 +36,7 @@ class Sink:
     def wake(self) -> None:
         self.woken += 1
 
-    def end(self, reason: Reason, *, will: bool = True) -> None:
+    def end(self, reason: Reason, text: str = "", *, will: bool = True) -> None:
         self.ended.append(reason)
 
 
@@ -89,25 +80,102 @@ def test_an_expired_message_is_passed_over_and_counted() -> None:
     assert session.totals.expired == 1
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.sampled_from(["enqueue0", "enqueue1", "next", "acknowledge", "suspend"]), max_size=40))
+def test_a_message_that_was_sent_once_is_sent_again_even_when_it_has_expired() -> None:
+    session = Session("c", Totals())
+    session.enqueue(delivery(1, expiry=5))
+    sent = session.next_delivery(0.0)
+    session.suspend()
+    assert session.next_delivery(6.0) is sent is not None
+    assert session.totals.expired == 0
+
+
+def test_a_released_id_counts_and_is_kept_until_it_is_complete() -> None:
+    session = Session("c", Totals())
+    session.receive_maximum = 1
+    session.enqueue(delivery(2, b"first"))
+    session.enqueue(delivery(2, b"second"))
+    first = session.next_delivery(0.0)
+    assert first is not None
+    held = session.held_bytes
+    assert session.release(first.packet_id)
+    assert session.held_bytes == held - first.message.cost
+    assert session.release(first.packet_id), "PUBREC came twice"
+    assert session.next_delivery(0.0) is None
+    session.suspend()
+    assert list(session.released) == [first.packet_id]
+    assert session.complete(first.packet_id)
+    assert not session.complete(first.packet_id)
+    second = session.next_delivery(0.0)
+    assert second is not None
+    assert (second.message.payload, second.dup) == (b"second", False)
+
+
+def test_an_acknowledgement_of_the_other_qos_completes_nothing() -> None:
+    session = Session("c", Totals())
+    session.enqueue(delivery(1))
+    session.enqueue(delivery(2))
+    once, twice = session.next_delivery(0.0), session.next_delivery(0.0)
+    assert once is not None
+    assert twice is not None
+    assert not session.acknowledge(twice.packet_id)
+    assert not session.release(once.packet_id)
+    assert not session.reject(once.packet_id)
+    assert not session.complete(twice.packet_id)
+    assert session.in_flight == 2
+    assert session.acknowledge(once.packet_id)
+    assert session.reject(twice.packet_id)
+    assert (session.in_flight, session.held_bytes, list(session.released)) == (0, 0, [])
+
+
+def test_ids_in_use_are_not_given_again_when_they_wrap_around() -> None:
+    session = Session("c", Totals())
+    used = []
+    for qos in (1, 2):
+        session.enqueue(delivery(qos))
+        sent = session.next_delivery(0.0)
+        assert sent is not None
+        used.append(sent.packet_id)
+    assert session.release(used[1])
+    for _ in range(0xFFFF):
+        session.enqueue(delivery(1))
+        sent = session.next_delivery(0.0)
+        assert sent is not None
+        assert sent.packet_id not in (0, *used)
+        assert session.acknowledge(sent.packet_id)
+
+
+STEPS = ["enqueue 0", "enqueue 1", "enqueue 2", "next", "acknowledge", "reject", "release", "complete", "suspend"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(STEPS), max_size=60))
 def test_held_bytes_are_those_of_what_waits_and_what_is_in_flight(steps: list[str]) -> None:
     session = Session("c", Totals())
     session.receive_maximum = 3
-    flying: list[int] = []
+    flying: dict[int, int] = {}  # QoS by packet id
+    released: list[int] = []
     for step in steps:
         if step.startswith("enqueue"):
             session.enqueue(delivery(int(step[-1]), b"x" * 10))
         elif step == "next" and (sent := session.next_delivery(0.0)) and sent.qos:
-            flying.append(sent.packet_id)
-        elif step == "acknowledge" and flying:
-            assert session.acknowledge(flying.pop(0))
+            flying[sent.packet_id] = sent.qos
+        elif step in ("acknowledge", "reject", "release"):
+            packet_id = next(iter(flying), 0)
+            fits = flying.get(packet_id) == (1 if step == "acknowledge" else 2)
+            assert getattr(session, step)(packet_id) == fits
+            if fits:
+                del flying[packet_id]
+                released += [packet_id] if step == "release" else []
+        elif step == "complete" and released:
+            assert session.complete(released.pop(0))
         elif step == "suspend":
             session.suspend()
             flying.clear()
         cost = delivery(1, b"x" * 10).message.cost
         assert session.held_bytes == cost * (session.waiting + session.in_flight)
-        assert session.in_flight == len(flying) <= session.receive_maximum
+        assert session.in_flight == len(flying)
+        assert list(session.released) == released
+        assert len(flying) + len(released) <= session.receive_maximum
 
 
 def routed(queue_bytes: int, qos: int) -> tuple[Router, Session, Sink]:
@@ -188,124 +256,3 @@ def test_retained_messages_are_replaced_removed_expired_and_capped() -> None:
     assert retained.keep(message("a/1"))
     assert retained.keep(message("$SYS/a"))
     assert (len(retained), retained.held_bytes) == (0, 0)
-
-
-class FullTransport(asyncio.Transport):
-    """A transport whose peer takes `room` bytes and then no more."""
-
-    def __init__(self, room: int) -> None:
-        super().__init__()
-        self.room = room
-        self.written = bytearray()
-        self.outbox: Outbox
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        pass
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.written += data
-        self.outbox.paused = len(self.written) > self.room
-
-
-def outbox(room: int) -> tuple[Outbox, FullTransport]:
-    transport = FullTransport(room)
-    transport.outbox = Outbox(transport, ConnectionCount())
-    return transport.outbox, transport
-
-
-def test_answers_wait_for_the_end_of_a_large_payload_and_then_come_first() -> None:
-    box, transport = outbox(room=SLICE_BYTES)
-    payload = bytes(SLICE_BYTES * 2 + 5)
-    messages = [(b"head", memoryview(payload)), (b"next", b"")]
-    assert not box.pump(lambda: messages.pop(0) if messages else None)
-    assert box.answer(b"pong")
-    transport.room, box.paused = 1 << 30, False
-    assert box.pump(lambda: messages.pop(0) if messages else None)
-    assert bytes(transport.written) == b"head" + payload + b"pong" + b"next"
-    assert box.count.bytes_out == len(transport.written)
-    assert box.count.packets_out == 3
-
-
-def test_small_packets_are_written_together() -> None:
-    box, transport = outbox(room=1 << 30)
-    writes: list[int] = []
-    transport.write = lambda data: writes.append(len(data))  # type: ignore[method-assign]
-    messages: list[tuple[bytes, bytes]] = [(b"h", bytes(100))] * 10
-    box.answer(b"ack")
-    assert box.pump(lambda: messages.pop() if messages else None)
-    assert writes == [3 + 10 * 101]
-    assert LARGE_BYTES < SLICE_BYTES
-
-
-def test_answers_that_nobody_reads_are_bounded() -> None:
-    box, _ = outbox(room=0)
-    box.paused = True
-    assert box.answer(bytes(ANSWER_BYTES))
-    assert not box.answer(b"x")
-
-
-def test_counters_fold_the_oldest_client_that_has_no_session() -> None:
-    counters = Counters(limit=2)
-    for name in ("a", "b", "c"):
-        counters.of(name, ConnectionCount(connections=1, bytes_in=10), live=["a"])
-    assert set(counters) == {"a", "c"}
-    assert counters.folded.bytes_in == 10
-    assert counters.total() == ConnectionCount(connections=3, bytes_in=30)
-
-
-@pytest.mark.parametrize(
-    ("values", "named"),
-    [
-        ({"port": 70_000}, "port: 70000"),
-        ({"port": "x"}, "port: 'x'"),
-        ({"host": "0.0.0.0"}, "insecure = true"),
-        ({"host": ""}, "insecure = true"),
-        ({"host": "broker.example"}, "insecure = true"),
-        ({"queue_bytes": 10}, "queue_bytes: 10"),
-        ({"max_packet_bytes": 1 << 30}, "max_packet_bytes: 1073741824"),
-        ({"connect_timeout_s": 0}, "connect_timeout_s: 0"),
-        ({"receive_maximum": 0}, "receive_maximum: 0"),
-        ({"quota": 1}, "quota: unknown key"),
-    ],
-)
-def test_bad_settings_name_the_key_and_what_is_valid(values: Mapping[str, Any], named: str) -> None:
-    with pytest.raises(SettingsError, match=r"valid|is no") as caught:
-        build(BrokerConfig, values)
-    assert named in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
-def test_loopback_needs_no_permission(host: str) -> None:
-    assert BrokerConfig(host=host).host == host
-    assert BrokerConfig(host="0.0.0.0", insecure=True).insecure
-
-
-def test_a_client_is_told_where_the_broker_keeps_to_other_terms() -> None:
-    config = BrokerConfig(max_keepalive_s=60, session_expiry_s=100)
-    asked = {Property.SESSION_EXPIRY: 1000, Property.RECEIVE_MAXIMUM: 5, Property.MAXIMUM_PACKET_SIZE: 900}
-    terms = admit(Connect("", V5, keepalive=0, properties=asked), config)
-    assert (terms.keepalive_s, terms.expiry_s, terms.receive_maximum, terms.max_packet_bytes) == (60, 100, 5, 900)
-    assert terms.properties[Property.SERVER_KEEPALIVE] == 60
-    assert terms.properties[Property.SESSION_EXPIRY] == 100
-    assert terms.properties[Property.ASSIGNED_CLIENT_ID] == terms.client_id != ""
-    assert terms.properties[Property.MAXIMUM_QOS] == 1
-    plain = admit(Connect("c", V5, keepalive=30), config)
-    assert Property.SERVER_KEEPALIVE not in plain.properties
-    assert Property.SESSION_EXPIRY not in plain.properties
-    assert Property.ASSIGNED_CLIENT_ID not in plain.properties
-    assert admit(Connect("c", V311, clean_start=False), config).expiry_s == 100
-
-
-@pytest.mark.parametrize(
-    ("connect", "reason"),
-    [
-        (Connect("", V311, clean_start=False), Reason.CLIENT_ID_NOT_VALID),
-        (Connect("c", V5, will=Will("t", qos=2)), Reason.QOS_NOT_SUPPORTED),
-        (Connect("c", properties={Property.AUTHENTICATION_METHOD: "x"}), Reason.BAD_AUTHENTICATION_METHOD),
-    ],
-)
-def test_what_cannot_be_offered_is_refused_with_its_reason(connect: Connect, reason: Reason) -> None:
-    with pytest.raises(ProtocolError) as caught:
-        admit(connect, BrokerConfig())
-    assert caught.value.reason_code == reason

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.errors import VersionError, WireError
-from broker.wire import HEADER, Envelope, Placed, Reassembler, parse, split
+from broker.reassembler import Placed, Reassembler
+from broker.wire import HEADER, Envelope, parse, split
 
 GOLDEN = (
     "5343"  # magic
@@ -39,7 +40,7 @@ def reassembler(
 
 def feed(target: Reassembler, *data: bytes) -> list[bytes]:
     placed = [target.add(parse(piece)) for piece in data]
-    return [done.body for done in placed if done.body is not None]
+    return [bytes(done.body) for done in placed if done.body is not None]
 
 
 def test_bytes_are_frozen() -> None:

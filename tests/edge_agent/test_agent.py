@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from broker.channel import ChannelConfig
 from broker.errors import DeadlineError
+from broker.memory import MemoryHub
 from broker.messages import ActivationUp, Begin, EpochEnd, GradientDown, Hello, StepRefused
 from tests.faults import FaultyHub, corrupt, once
 from tests.runs import metrics, run_tiny, tiny_scenario
@@ -143,3 +147,29 @@ def test_a_refusal_for_another_step_changes_nothing(tiny_base: Path, tmp_path: P
     assert summary["events"].get("stale_reply", 0) <= 1
     assert "refused_step" not in summary["events"]
     assert summary["steps"] == 12
+
+
+def test_a_reply_that_takes_longer_than_its_deadline_but_keeps_coming_is_waited_for(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    class Slow(MemoryHub):
+        """Lets a chunk of bulk go down every tenth of a second."""
+
+        free_at = 0.0
+        waited_s = 0.0
+
+        def publish(self, topic: str, payload: bytes, retain: bool, acknowledge: Callable[[], None]) -> None:
+            loop = asyncio.get_running_loop()
+            if not topic.endswith("/down"):
+                super().publish(topic, payload, retain, acknowledge)
+                return
+            self.free_at = max(loop.time(), self.free_at) + 0.1
+            self.waited_s += 0.1
+            loop.call_at(self.free_at, super().publish, topic, payload, retain, acknowledge)
+
+    scenario = tiny_scenario(tiny_base, clients=1, data={"train": 4}, training={"reply_timeout_s": 0.5, "epochs": 1})
+    hub = Slow(ChannelConfig(chunk_bytes=512))
+    summary = run_tiny(scenario, tmp_path / "run", hub)
+    assert summary["steps"] == 1
+    assert hub.waited_s > 1.0
+    assert not {"lost_step", "refused_step", "stale_reply"} & set(summary["events"])

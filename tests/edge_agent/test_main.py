@@ -112,7 +112,7 @@ def test_help_and_mistakes_need_neither_torch_nor_extras_nor_the_server(here: Pa
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
     assert done.stdout.startswith("Usage: ")
-    assert done.stderr == "error: broker: 'x' is no broker; valid: mqtt://host:port\n\n"
+    assert done.stderr == "error: broker: 'x' is no broker; valid: mqtt://host:port, mqtts://host:port\n\n"
 
 
 def test_it_is_a_module_to_run(here: Path) -> None:

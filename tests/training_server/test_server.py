@@ -206,12 +206,32 @@ def test_a_client_past_its_shard_is_not_waited_for(tiny_base: Path, tmp_path: Pa
 
 
 def test_arrival_steps_on_every_batch_and_records_how_stale_it_was(tiny_base: Path, tmp_path: Path) -> None:
+    """The clients' first batches arrive together, so that two of them meet a server that has stepped meanwhile."""
+    together = asyncio.Barrier(3)
+
+    class Joined(FaultyHub):
+        def agent(self, name: str, run: str) -> Any:
+            channel = super().agent(name, run)
+            send = channel.send
+            first = True
+
+            async def joined(peer: str, message: Any) -> int:
+                nonlocal first
+                if isinstance(message, ActivationUp) and first:
+                    first = False
+                    await together.wait()
+                return await send(peer, message)
+
+            channel.send = joined  # type: ignore[method-assign]
+            return channel
+
     scenario = tiny_scenario(tiny_base, clients=3, training={"step_policy": "arrival"})
-    summary = run_tiny(scenario, tmp_path / "run")
+    summary = run_tiny(scenario, tmp_path / "run", Joined(lambda sender, peer, message: message))
     rows = metrics(tmp_path / "run", "step")
     assert all(len(row["clients"]) == 1 for row in rows)
     assert summary["steps"] == len(rows) == 12
-    assert max(row["staleness"][0] for row in rows) > 0
+    assert together.n_waiting == 0
+    assert max(row["staleness"][0] for row in rows[:3]) > 0
     assert [row["epoch"] for row in metrics(tmp_path / "run", "evaluation")] == [-1, 0, 1]
 
 

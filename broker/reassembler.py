@@ -1,0 +1,197 @@
+"""Puts chunks together again: one bounded state machine per sender, without sockets and clocks."""
+
+from __future__ import annotations
+
+import mmap
+from collections import OrderedDict, deque
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from broker.errors import WireError
+from broker.wire import Buffer, Envelope
+
+
+class Placed(NamedTuple):
+    """What a chunk did: chunks of its message received so far (0: dropped as a repetition), the body when complete."""
+
+    received: int
+    body: Buffer | None = None
+
+
+@dataclass(slots=True)
+class _Partial:
+    """A message of several chunks; they lie where they belong in `body`, so that nothing is joined at the end."""
+
+    message_type: int
+    count: int
+    total: int
+    body: memoryview
+    chunk_bytes: int = 0  # the length of every chunk but the last, once one of those has come
+    size: int = 0
+    first: int = 0  # the first chunk that is missing
+    later: set[int] = field(default_factory=set)  # chunks behind it that are here
+    odd: dict[int, memoryview] = field(default_factory=dict)  # chunks that have another length, or came too early
+
+    def __contains__(self, index: int) -> bool:
+        return index < self.first or index in self.later
+
+    @property
+    def received(self) -> int:
+        """Chunks that are here."""
+        return self.first + len(self.later)
+
+    def place(self, index: int, chunk: memoryview) -> None:
+        """Take a chunk that has not come before."""
+        last = index == self.count - 1
+        if not self.chunk_bytes and not last and (self.count - 1) * len(chunk) < self.total <= self.count * len(chunk):
+            self.chunk_bytes = len(chunk)
+        start = index * self.chunk_bytes
+        if self.chunk_bytes and len(chunk) == min(self.chunk_bytes, self.total - start):
+            self.body[start : start + len(chunk)] = chunk
+        else:
+            self.odd[index] = chunk
+        self.size += len(chunk)
+        self.later.add(index)
+        while self.first in self.later:
+            self.later.remove(self.first)
+            self.first += 1
+
+    def joined(self) -> Buffer:
+        """The whole body."""
+        if not self.odd:
+            return self.body
+        size = self.chunk_bytes
+        pieces = (self.odd.get(index, self.body[index * size : (index + 1) * size]) for index in range(self.count))
+        return b"".join(pieces)
+
+    def ranges(self) -> list[int]:
+        """First and last index of every run of chunks that are here, ascending."""
+        found = [0, self.first - 1] if self.first else []
+        for index in sorted(self.later):
+            if found and found[-1] == index - 1:
+                found[-1] = index
+            else:
+                found += (index, index)
+        return found
+
+
+class _Seen:
+    """The ids of completed messages: the newest `limit` exactly, and everything up to the oldest forgotten one."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._ids: OrderedDict[int, None] = OrderedDict()
+        self._floor = -1
+
+    def __contains__(self, message_id: int) -> bool:
+        return message_id <= self._floor or message_id in self._ids
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._ids)
+
+    def add(self, message_id: int) -> None:
+        self._ids[message_id] = None
+        if len(self._ids) > self._limit:
+            self._floor = max(self._floor, self._ids.popitem(last=False)[0])
+
+
+class Reassembler:
+    """Puts the chunks of one sender together, in any order, dropping what it has seen.
+
+    Bounded by the declared lengths, checked before memory is taken: a message is at most `max_message_bytes`, all
+    partial messages together at most `max_bytes` and `max_messages`; to stay within them the oldest partial message,
+    which lost a chunk, is given up and counted. A message is known by (boot, type, id); ids rise, and the newest
+    `remembered` completed ones of each type are kept for comparison. A new boot drops the old one's partial messages.
+    """
+
+    def __init__(self, max_message_bytes: int, max_bytes: int, max_messages: int = 8, remembered: int = 1024) -> None:
+        self._max_message_bytes = max_message_bytes
+        self._max_bytes = max(max_bytes, max_message_bytes)
+        self._max_messages = max_messages
+        self._remembered = remembered
+        self.boot: int | None = None  # the sender's process
+        self._retired: deque[int] = deque(maxlen=16)
+        self._partial: OrderedDict[int, _Partial] = OrderedDict()
+        self._seen: dict[int, _Seen] = {}
+        self.bytes_in_progress = 0
+        self.duplicates = 0  # chunks that had come before
+        self.stale = 0  # chunks of a boot that a newer one has replaced
+        self.abandoned = 0  # partial messages given up
+
+    def add(self, envelope: Envelope) -> Placed:
+        """Take one chunk; WireError when it contradicts its message or the limits, which drops that message."""
+        if not self._current(envelope.boot):
+            self.stale += 1
+            return Placed(0)
+        seen = self._seen.setdefault(envelope.message_type, _Seen(self._remembered))
+        partial = self._partial.get(envelope.message_id)
+        if envelope.message_id in seen or (partial is not None and envelope.index in partial):
+            self.duplicates += 1
+            return Placed(0)
+        if envelope.total > self._max_message_bytes:
+            raise WireError(f"a message of {envelope.total} bytes is over the limit of {self._max_message_bytes}")
+        if envelope.count == 1 and partial is None:
+            seen.add(envelope.message_id)
+            return Placed(1, envelope.chunk)
+        if partial is None:
+            partial = self._begin(envelope)
+        self._place(partial, envelope)
+        received = partial.received
+        if received < partial.count:
+            return Placed(received)
+        self._drop(envelope.message_id)
+        seen.add(envelope.message_id)
+        return Placed(received, partial.joined())
+
+    def complete(self, message_types: Container[int]) -> list[int]:
+        """The ids of the remembered complete messages of these types, ascending."""
+        return sorted(number for kind, seen in self._seen.items() if kind in message_types for number in seen)
+
+    def partial(self, message_types: Container[int]) -> list[list[int]]:
+        """Of every partial message of these types its id, then first and last index of each run of chunks."""
+        return [
+            [message_id, *partial.ranges()]
+            for message_id, partial in self._partial.items()
+            if partial.message_type in message_types
+        ]
+
+    def _current(self, boot: int) -> bool:
+        if boot == self.boot:
+            return True
+        if boot in self._retired:
+            return False
+        if self.boot is not None:
+            self._retired.append(self.boot)
+        self.abandoned += len(self._partial)
+        self.boot, self.bytes_in_progress = boot, 0
+        self._partial.clear()
+        self._seen.clear()
+        return True
+
+    def _begin(self, envelope: Envelope) -> _Partial:
+        while self._partial and (
+            len(self._partial) >= self._max_messages or self.bytes_in_progress + envelope.total > self._max_bytes
+        ):
+            self._drop(next(iter(self._partial)))
+            self.abandoned += 1
+        # Pages that nothing was written to take no memory, whatever length a sender declares.
+        body = memoryview(mmap.mmap(-1, envelope.total))
+        partial = _Partial(envelope.message_type, envelope.count, envelope.total, body)
+        self._partial[envelope.message_id] = partial
+        self.bytes_in_progress += envelope.total
+        return partial
+
+    def _place(self, partial: _Partial, envelope: Envelope) -> None:
+        expected = (partial.message_type, partial.count, partial.total)
+        size = partial.size + len(envelope.chunk)
+        missing = partial.count - partial.received - 1
+        sound = size == partial.total if not missing else size + missing <= partial.total
+        if (envelope.message_type, envelope.count, envelope.total) != expected or not sound:
+            self._drop(envelope.message_id)
+            self.abandoned += 1
+            raise WireError(f"chunk {envelope.index} of message {envelope.message_id} contradicts the chunks before")
+        partial.place(envelope.index, envelope.chunk)
+
+    def _drop(self, message_id: int) -> None:
+        self.bytes_in_progress -= self._partial.pop(message_id).total

@@ -1,0 +1,214 @@
+"""Connections and brokers that fail in the middle of transfers: every message comes once, and nothing is left over."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.channel import ChannelConfig
+from broker.client import MqttChannel
+from broker.messages import ActivationUp, Failure, GradientDown, StepRefused
+from broker.server import Broker, BrokerConfig
+from tests.broker.planes import RUN, BrokerProcess, chunks, next_of, until
+from tests.broker.relay import Relay
+
+TRANSPORT = """
+    arrivals backoff client credit dial endpoint inbox lane mqtt_connection mqtt_protocol outgoing ping publisher rate
+    reassembler send_queue slots tcpinfo transfer wire
+"""
+SIZES = (0, 5_000, 70_000, 300_000, 1_500_000)
+ROUNDS = 6
+BIG = bytes(range(256)) * (32 << 12)  # 32 MiB
+CONFIG = ChannelConfig(timeout_s=40.0, keepalive_s=1)
+Disturb = Callable[[], Awaitable[None]]
+
+
+def payload(number: int) -> bytes:
+    return bytes([number % 251]) * SIZES[number % len(SIZES)]
+
+
+async def exchange(server: MqttChannel, agent: MqttChannel, disturb: Disturb) -> None:
+    """Bulk and control both ways, disturbed in the middle; all has to arrive once, whatever the order."""
+    numbers = range(ROUNDS * len(SIZES))
+    heard: dict[str, list[Any]] = {"server": [], "a": []}
+
+    async def listen(end: MqttChannel) -> None:
+        while len(heard[end.name]) < 2 * len(numbers):
+            heard[end.name].append(await next_of(end))
+
+    async def say(end: MqttChannel, messages: list[Any]) -> None:
+        for message in messages:
+            await end.send("a" if end is server else "server", message)
+
+    async with asyncio.timeout(50), asyncio.TaskGroup() as group:
+        for end in (server, agent):
+            group.create_task(listen(end))
+        group.create_task(say(agent, [ActivationUp(n, 0, payload(n), b"", -1, []) for n in numbers]))
+        group.create_task(say(server, [GradientDown(n, payload(n), 0.0) for n in numbers]))
+        group.create_task(say(agent, [Failure(str(n)) for n in numbers]))
+        group.create_task(say(server, [StepRefused(n, "", []) for n in numbers]))
+        await until(lambda: chunks(server.received, "ActivationUp") > 9 and chunks(agent.received, "GradientDown") > 9)
+        await disturb()
+    ups = sorted((m for m in heard["server"] if isinstance(m, ActivationUp)), key=lambda m: m.step)
+    downs = sorted((m for m in heard["a"] if isinstance(m, GradientDown)), key=lambda m: m.step)
+    assert (
+        [(m.step, m.packet) for m in ups] == [(m.step, m.packet) for m in downs] == [(n, payload(n)) for n in numbers]
+    )
+    assert sorted(int(m.reason) for m in heard["server"] if isinstance(m, Failure)) == list(numbers)
+    assert sorted(m.step for m in heard["a"] if isinstance(m, StepRefused)) == list(numbers)
+
+
+def nothing_left(*channels: MqttChannel) -> None:
+    for channel in channels:
+        assert not channel._unacknowledged
+        assert all(slots.free == channel.config.window for slots in channel._slots.values())
+        assert all(arrivals.bytes_in_progress == 0 for arrivals in channel._arrivals.values())
+    assert len(asyncio.all_tasks()) == 1
+
+
+def through(relay: Relay, behind: str, port: int) -> tuple[MqttChannel, MqttChannel]:
+    """Server and agent at the broker's port, one or both `behind` the relay."""
+    ports = [relay.port if name in behind.split("+") else port for name in ("server", "a")]
+    return MqttChannel(RUN, "server", "127.0.0.1", ports[0], CONFIG), MqttChannel(
+        RUN, "a", "127.0.0.1", ports[1], CONFIG
+    )
+
+
+@pytest.mark.parametrize("kind", ["embedded", "mosquitto"])
+def test_a_broker_that_is_killed_and_comes_back(kind: str) -> None:
+    async def main() -> None:
+        with BrokerProcess(kind) as broker:
+            async with (
+                MqttChannel(RUN, "server", "127.0.0.1", broker.port, CONFIG) as server,
+                MqttChannel(RUN, "a", "127.0.0.1", broker.port, CONFIG) as agent,
+            ):
+
+                async def restart() -> None:
+                    for _ in range(3):
+                        before = agent.tcp()["connections"]
+                        broker.kill()
+                        await asyncio.to_thread(broker.start)
+                        await until(lambda before=before: agent.tcp()["connections"] > before)  # type: ignore[misc]
+
+                await exchange(server, agent, restart)
+            nothing_left(server, agent)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", ["embedded", "mosquitto"])
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_a_message_interrupted_near_its_end_is_not_sent_from_its_beginning(kind: str, way: str) -> None:
+    message: Any = ActivationUp(1, 0, BIG, b"", -1, []) if way == "up" else GradientDown(1, BIG, 0.0)
+    name, config = type(message).__name__, ChannelConfig(timeout_s=40.0, chunk_bytes=32768)
+
+    async def main() -> None:
+        with BrokerProcess(kind) as broker:
+            async with (
+                asyncio.timeout(50),
+                MqttChannel(RUN, "server", "127.0.0.1", broker.port, config) as server,
+                MqttChannel(RUN, "a", "127.0.0.1", broker.port, config) as agent,
+                asyncio.TaskGroup() as group,
+            ):
+                sender, receiver = (agent, server) if way == "up" else (server, agent)
+                group.create_task(sender.send("server" if way == "up" else "a", message))
+                count = len(BIG) // config.chunk_bytes + 1
+                await until(lambda: chunks(receiver.received, name) > 0.9 * count)
+                broker.kill()
+                await asyncio.to_thread(broker.start)
+                assert await next_of(receiver) == message
+            assert sender.tcp()["connections"] >= 2
+            assert count <= sender.sent[name].chunks < 1.25 * count
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("behind", ["server", "a", "server+a"])
+def test_connections_that_are_reset_within_a_chunk(behind: str) -> None:
+    async def main() -> None:
+        async with Broker(BrokerConfig(port=0)) as broker, Relay(broker.address[1]) as relay:
+            server, agent = through(relay, behind, broker.address[1])
+            async with server, agent:
+
+                async def disturb() -> None:
+                    for after in (1, 30_000, 100_000):
+                        relay.reset(after)
+                        count = relay.resets
+                        await until(lambda count=count: relay.resets > count)  # type: ignore[misc]
+
+                await exchange(server, agent, disturb)
+            nothing_left(server, agent)
+            assert relay.resets == 3
+            assert broker.snapshot()["queued_bytes"] == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("behind", ["server", "a"])
+def test_a_connection_whose_other_end_is_gone_without_a_word(behind: str) -> None:
+    async def main() -> None:
+        async with Broker(BrokerConfig(port=0)) as broker, Relay(broker.address[1]) as relay:
+            server, agent = through(relay, behind, broker.address[1])
+            async with server, agent:
+
+                async def disturb() -> None:
+                    relay.go_deaf()
+
+                await exchange(server, agent, disturb)
+            nothing_left(server, agent)
+            assert relay.connections == 2
+
+    asyncio.run(main())
+
+
+@contextmanager
+def relay_process(port: int) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A relay to a port that can be stopped as a whole, and its own port."""
+    command = [sys.executable, "-m", "tests.broker.relay", str(port)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            yield process, int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+def test_a_link_that_stands_still_for_a_while() -> None:
+    async def main() -> None:
+        async with Broker(BrokerConfig(port=0)) as broker:
+            with relay_process(broker.address[1]) as (relay, port):
+                async with (
+                    MqttChannel(RUN, "server", *broker.address, CONFIG) as server,
+                    MqttChannel(RUN, "a", "127.0.0.1", port, CONFIG) as agent,
+                ):
+
+                    async def disturb() -> None:
+                        relay.send_signal(signal.SIGSTOP)
+                        await until(lambda: agent._connection is None)  # it has noticed
+                        relay.send_signal(signal.SIGCONT)
+
+                    await exchange(server, agent, disturb)
+                nothing_left(server, agent)
+
+    asyncio.run(main())
+
+
+def test_no_clock_that_can_be_set_is_read() -> None:
+    """Deadlines and rates are of the monotonic clock: a jump of the time of day changes nothing."""
+    root = Path(__file__).resolve().parents[2] / "broker"
+    read = set()
+    for name in TRANSPORT.split():
+        for node in ast.walk(ast.parse((root / f"{name}.py").read_text())):
+            assert not (isinstance(node, ast.ImportFrom) and node.module in ("time", "datetime")), name
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "time":
+                read.add(node.attr)
+    assert read == {"monotonic"}
