@@ -77,17 +77,21 @@ async def _serve(config: BrokerConfig, emit: Emit, attached: bool) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    early = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, early.set)
     if attached:
         standard_input = sys.stdin.fileno()
         loop.add_reader(standard_input, lambda: None if os.read(standard_input, 4096) else stop.set())
     broker = Broker(config)
     if config.users and not config.tls_certificate and not is_loopback(config.host):
         _log.warning("passwords cross the network in clear; tls_certificate and tls_key change that")
-    loop.add_signal_handler(signal.SIGHUP, _reload, broker, emit)
     try:
         async with broker:
             host, port = broker.address
             emit({"event": "ready", "host": host, "port": port, **broker.urls})
+            loop.add_signal_handler(signal.SIGHUP, _reload, broker, emit)
+            if early.is_set():  # after the files were read, perhaps, and before there was anything to renew
+                _reload(broker, emit)
             await stop.wait()
     finally:
         if attached:

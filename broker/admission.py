@@ -12,6 +12,8 @@ from broker.properties import Properties, Property
 from broker.reasons import Reason
 
 UNLIMITED_BYTES = 0xFFFFFFFF
+MAX_ID_BYTES = 256
+"""Of a client id; the broker counts for many of them what their clients did, and remembers that when they are gone."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Admission:
     """The terms of a connection: times in seconds, keepalive 0 for none; `properties` are CONNACK's.
 
     `receive_maximum`, `max_packet_bytes` and `alias_maximum` bound what is sent to the client, and `explains` says
-    whether acknowledgements may carry a reason string.
+    whether acknowledgements may carry a reason string; `peer` is where the client is, for the log.
     """
 
     client_id: str
@@ -31,6 +33,7 @@ class Admission:
     alias_maximum: int = 0
     explains: bool = False
     properties: Properties = field(default_factory=dict)
+    peer: str = ""
 
 
 def admit(connect: Connect, config: BrokerConfig) -> Admission:
@@ -38,6 +41,10 @@ def admit(connect: Connect, config: BrokerConfig) -> Admission:
     asked = connect.properties
     if Property.AUTHENTICATION_METHOD in asked:
         raise ProtocolError("extended authentication is not offered", Reason.BAD_AUTHENTICATION_METHOD)
+    if Property.AUTHENTICATION_DATA in asked:
+        raise ProtocolError("authentication data without a method", Reason.PROTOCOL_ERROR)
+    if len(connect.client_id.encode()) > MAX_ID_BYTES:
+        raise ProtocolError(f"a client id of more than {MAX_ID_BYTES} bytes", Reason.CLIENT_ID_NOT_VALID)
     if not connect.client_id and connect.version != V5 and not connect.clean_start:
         raise ProtocolError("a session to keep without a client id", Reason.CLIENT_ID_NOT_VALID)
     client_id = connect.client_id or f"auto-{secrets.token_hex(8)}"

@@ -16,7 +16,7 @@ class Message:
     """An application message as it is forwarded; `deadline` in seconds of the broker's clock, None for no expiry.
 
     `prefix` is the topic with its length and `forwarded` the encoded properties that subscribers get; as objects they
-    would take many times as much memory, so only these bytes are kept.
+    would take many times as much memory, so only these bytes are kept. `number` counts those that were retained.
     """
 
     topic: str
@@ -28,10 +28,12 @@ class Message:
     prefix: bytes = field(init=False)
     forwarded: bytes = field(init=False)
     cost: int = field(init=False)
+    number: int = field(init=False)
 
     def __post_init__(self, properties: Properties) -> None:
         self.prefix = text(self.topic)
         self.forwarded = b""
+        self.number = 0
         if properties:
             kept = {name: value for name, value in properties.items() if name not in _NOT_FORWARDED}
             self.forwarded = encode_properties(kept)
@@ -43,6 +45,10 @@ class Message:
         """A message whose expiry, if its properties hold one, begins now."""
         expiry = properties.get(Property.MESSAGE_EXPIRY) if properties else None
         return cls(topic, payload, qos, retain, properties, None if expiry is None else now + expiry)
+
+    def expired(self, now: float) -> bool:
+        """Whether its expiry has passed."""
+        return self.deadline is not None and self.deadline <= now
 
 
 @dataclass(slots=True, eq=False)
@@ -58,5 +64,4 @@ class Delivery:
 
     def expired(self, now: float) -> bool:
         """Whether it comes too late; what may have been sent once does not expire (MQTT 5.0, 4.3.3)."""
-        deadline = self.message.deadline
-        return deadline is not None and deadline <= now and not self.dup
+        return not self.dup and self.message.expired(now)

@@ -78,6 +78,14 @@ class Archive:
         self.store.add("delivery", number, row)
         return Filed(message, delivery.qos, delivery.retain, identifiers, packet_id, False, number, self.store.batch)
 
+    def refile(self, session: int, delivery: Filed) -> None:
+        """Write a delivery anew whose packet id is another now; its client may get it from now on."""
+        joined = " ".join(map(str, delivery.subscription_ids))
+        message = self._holdings[delivery.message].row
+        row = (session, message, delivery.qos, delivery.retain, joined, delivery.packet_id, True)
+        self.store.put("delivery", (delivery.row,), row)
+        delivery.batch = self.store.batch
+
     def discard(self, delivery: Filed) -> None:
         """Remove a delivery."""
         self.store.remove("delivery", delivery.row)

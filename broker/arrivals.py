@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 
-from broker.lane import CONFIRM_BYTES
+from broker.checks import MAX_RUNS
+from broker.credit import CONFIRM_BYTES, weight
 from broker.reassembler import Placed, Reassembler
-from broker.transfer import weight
+from broker.room import Room
 from broker.wire import Envelope
 
 NAMED = 1024  # complete messages that a word names
-RUNS = 500  # runs of chunks that it names of a partial one, so that a word is one chunk
 
 
 class Arrivals:
-    """`confirmed` are the types of the messages of which the peer is told that they have come."""
+    """`confirmed` are the types of the messages of which the peer is told that they have come.
 
-    def __init__(self, max_message_bytes: int, confirmed: Container[int]) -> None:
-        self._reassembler = Reassembler(max_message_bytes, 2 * max_message_bytes)
+    `robbed` is called when a message had to make place in the `room` for another peer's, and has to come again.
+    """
+
+    def __init__(
+        self,
+        max_message_bytes: int,
+        confirmed: Container[int],
+        room: Room | None = None,
+        robbed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._reassembler = Reassembler(max_message_bytes, 2 * max_message_bytes, room=room, robbed=robbed)
         self._confirmed = confirmed
         self._untold = 0
         self._complete: list[int] = []  # since the last word
@@ -40,17 +49,20 @@ class Arrivals:
         """The peer's process, None before its first chunk."""
         return self._reassembler.boot
 
-    @property
-    def due(self) -> bool:
-        """Whether the peer should be told."""
-        return self._untold >= CONFIRM_BYTES
+    def due(self, after: int = CONFIRM_BYTES) -> bool:
+        """Whether the peer should be told, which it is after so many bytes."""
+        return self._untold >= after
+
+    def forget(self) -> None:
+        """Release all memory."""
+        self._reassembler.forget()
 
     def word(self, resume: bool) -> tuple[list[int], list[list[int]]]:
         """(complete, partial) of the messages that tell it; with `resume`, of all that is remembered."""
         complete = self._reassembler.complete(self._confirmed) if resume else self._complete
         self._untold, self._complete = 0, []
         partial = self._reassembler.partial(self._confirmed)
-        return complete[-NAMED:], [entry[: 1 + 2 * RUNS] for entry in partial]
+        return complete[-NAMED:], [entry[: 1 + 2 * MAX_RUNS] for entry in partial]
 
     @property
     def bytes_in_progress(self) -> int:

@@ -11,9 +11,9 @@ LASTING_S = 5.0  # longer than two ends of one name, each with the longest pause
 class Backoff:
     """A row of failures, in which pauses grow and patience ends: after `timeout_s`.
 
-    A connection that lasts ends the row. One that the other end soon closes does not: with MQTT 3.1.1, and from
-    mosquitto 2.0, no client hears that another one took its name. Both come back and push each other out, until one
-    gives up.
+    A connection that lasts or is of use ends the row. One that the other end soon closes does not: with MQTT 3.1.1, and
+    from mosquitto 2.0, no client hears that another one took its name. Both come back and push each other out, until
+    one gives up.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -22,9 +22,9 @@ class Backoff:
         self._since: float | None = None
         self.rival = False  # the row goes on after a connection was made
 
-    def lost(self, now: float, lasted_s: float, hung_up: bool) -> None:
-        """A connection has ended; `hung_up` when the other end closed it."""
-        self.rival = hung_up and lasted_s < LASTING_S and self._since is not None
+    def lost(self, now: float, lasted_s: float, hung_up: bool, of_use: bool = False) -> None:
+        """A connection has ended; `hung_up` when the other end closed it, `of_use` when it took messages before."""
+        self.rival = hung_up and not of_use and lasted_s < LASTING_S and self._since is not None
         if not self.rival:
             self._since, self._pause_s = now, FIRST_S
 

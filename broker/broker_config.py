@@ -34,8 +34,8 @@ class BrokerConfig:
 
     `users` is a file of user names and passwords and `acl` one of access rules; `policy` "devices" keeps every client
     to its own name and topics. `tls_certificate` and `tls_key` make all connections TLS. Clients may then identify
-    themselves with certificates of the authority `tls_ca`, or have to with `tls_require`; `tls_crl` lists those that
-    are revoked. All of these are paths of files, empty for none.
+    themselves with certificates of the authority `tls_ca`, or have to with `tls_require`, which keeps each to client
+    ids of its name; `tls_crl` lists those that are revoked. All of these are paths of files, empty for none.
 
     `websocket_port` is for MQTT over WebSocket on `host`, and `metrics_port` on `metrics_host` for Prometheus; None is
     none, and both may be one. `metrics_clients` adds values of every client. The topics under `$SYS` are brought up to
@@ -56,7 +56,7 @@ class BrokerConfig:
     tls_crl: str = ""
     tls_require: bool = False
     max_packet_bytes: int = 64 << 20
-    queue_bytes: int = 64 << 20
+    queue_bytes: int = 48 << 20
     retained_bytes: int = 32 << 20
     receive_maximum: int = 1024
     max_inflight: int = 1024
@@ -103,6 +103,11 @@ class BrokerConfig:
     def authenticates(self) -> bool:
         """Whether every client has to prove who it is."""
         return bool(self.users) or self.tls_require
+
+    @property
+    def binds_client_ids(self) -> bool:
+        """Whether a client id has to be the client's own: its name, or `sc-RUN-NAME`."""
+        return self.policy == "devices" or self.tls_require
 
     @property
     def shares_web(self) -> bool:

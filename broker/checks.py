@@ -9,10 +9,12 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from broker.topics import check_name
+from broker.wire import MAX_CHUNKS
 
 MAX_ITEMS = 4096  # entries of one list or map; also what one length byte sequence may make msgpack allocate
 MAX_TEXT = 65536  # bytes of one string
 MAX_DEPTH = 16  # nesting of the values in a dict[str, Any]
+MAX_RUNS = 500  # runs of chunks that are named of one message
 
 Check = Callable[[Any], Any]
 
@@ -65,6 +67,27 @@ def _items(kind: type, item: Check) -> Check:
     return check
 
 
+def _runs(value: Any) -> Any:
+    """Of each message its id, then first and last index of runs of chunks: ascending, and none twice."""
+    entries = _items(list, _run_list)(value)
+    if (runs := sum(len(entry) // 2 for entry in entries)) > MAX_ITEMS:
+        raise ValueError(f"{runs} runs are more than {MAX_ITEMS}")
+    return entries
+
+
+def _run_list(value: Any) -> Any:
+    message_id, *bounds = _exact(list)(value) or [None]
+    _U32(message_id)
+    if not bounds or len(bounds) % 2 or len(bounds) > 2 * MAX_RUNS:
+        raise ValueError(f"{len(bounds)} numbers are no 1 to {MAX_RUNS} runs")
+    before = -1
+    for first, last in zip(bounds[::2], bounds[1::2], strict=True):
+        if not before < _INT(first) <= _INT(last) < MAX_CHUNKS:
+            raise ValueError(f"{first} to {last} is no run of chunks behind {before}")
+        before = last
+    return value
+
+
 def _threshold(value: Any) -> float:
     if math.isnan(number := _real(value)):
         raise ValueError("nan is no threshold")
@@ -85,6 +108,7 @@ def _plain(value: Any, depth: int = 0) -> Any:
 
 
 _INT, _STR, _FLOAT = _exact(int), _exact(str), _exact(float)
+_U32 = _whole(0, 2**32 - 1)
 
 Text = Annotated[str, _text]
 Name = Annotated[str, check_name]
@@ -92,10 +116,10 @@ Flag = Annotated[bool, _exact(bool)]
 Blob = Annotated[bytes, _exact(bytes)]
 Real = Annotated[float, _real]
 U16 = Annotated[int, _whole(0, 2**16 - 1)]
-U32 = Annotated[int, _whole(0, 2**32 - 1)]
+U32 = Annotated[int, _U32]
 Last = Annotated[int, _whole(-1, 2**32 - 1)]  # the last step that ..., -1 for none
-Steps = Annotated[list[int], _items(list, _whole(0, 2**32 - 1))]
-Runs = Annotated[list[list[int]], _items(list, _items(list, _whole(0, 2**32 - 1)))]
+Steps = Annotated[list[int], _items(list, _U32)]
+Runs = Annotated[list[list[int]], _runs]
 Samples = Annotated[list[int], _items(list, _whole(0, 2**64 - 1))]
 ByStream = Annotated[dict[str, float], _items(dict, _threshold)]
 Table = Annotated[dict[str, Any], _items(dict, _plain)]

@@ -24,16 +24,21 @@ class Cut(NamedTuple):
     window: int
 
 
-def choose(length: int, rate: float, window: int, keepalive_s: float, largest: int) -> Cut:
-    """The cut of a body of `length` bytes; `rate` in bytes per second, 0 where none is known.
+def choose(length: int, rate: float, lately: float, window: int, keepalive_s: float, largest: int) -> Cut:
+    """The cut of a body of `length` bytes; `rate` and `lately` in bytes per second, 0 where none is known.
 
     No chunk is above `largest` bytes, and a body is never cut into more chunks than an envelope can count.
     """
     size = next((size for size in LARGER if size * window <= rate * CONTROL_S), USUAL_BYTES)
     size = min(size, largest)
-    if rate:
-        fitting = int(rate * keepalive_s * KEEPALIVE_SHARE)
-        window = max(1, min(window, fitting // size))
-        if fitting < size:
-            size = max(SMALLEST, fitting // SMALLEST * SMALLEST)
-    return Cut(max(size, -(-length // MAX_CHUNKS)), window)
+    fitting = int(lately * keepalive_s * KEEPALIVE_SHARE)
+    if lately and fitting < size:
+        size = max(SMALLEST, fitting // SMALLEST * SMALLEST)
+    return Cut(max(size, -(-length // MAX_CHUNKS)), places(size, lately, window, keepalive_s))
+
+
+def places(chunk_bytes: int, lately: float, window: int, keepalive_s: float) -> int:
+    """How many chunks of this size may be under way now, at most `window`."""
+    if not lately:
+        return window
+    return max(1, min(window, int(lately * keepalive_s * KEEPALIVE_SHARE) // chunk_bytes))

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from typing import Any
+from collections.abc import Callable, Collection
 
 from broker import messages, wire
 from broker.backoff import Backoff
@@ -15,17 +15,24 @@ from broker.credentials import Credentials
 from broker.dial import why
 from broker.endpoint import Endpoint
 from broker.errors import BrokerError, ConnectError
+from broker.held import Held
 from broker.login import Login, RefusedError
-from broker.messages import State
+from broker.messages import Credit, DownHeld, Share, State, UpHeld
 from broker.mqtt_connection import MqttConnection
-from broker.outgoing import Chunk, add_chunk
-from broker.tcpinfo import Traffic
+from broker.outgoing import OWN, Chunk, add_chunk
+from broker.tcpinfo import Traffic, summed
 from broker.topics import PROTOCOL, SERVER
+from broker.versions import Versions
 
 log = logging.getLogger(__name__)
 
 CONNECT_S = 10.0  # longest time for each step of one attempt
 FAREWELL_S = 2.0  # longest time to announce that this end leaves
+AGAIN_S = 1.0  # after this time, what ends tell each other is said again where the broker refused it
+
+_OWN = {kind.__name__ for kind in OWN}
+_UNAWAITED = {kind.__name__ for kind in (Credit, UpHeld, DownHeld, Share)}
+"""What nobody waits for the acknowledgement of."""
 
 
 class MqttChannel(Endpoint):
@@ -47,39 +54,27 @@ class MqttChannel(Endpoint):
         secure: bool = False,
     ) -> None:
         super().__init__(run, name, config or ChannelConfig())
-        limit = min(CONNECT_S, self.config.timeout_s)
-        congestion = self.config.congestion
-        shown = Credentials.of(self.config, name, secure)
-        self._login = Login(
-            host,
-            port,
-            f"sc-{run}-{name}",
-            self.config.keepalive_s,
-            limit,
-            shown.username,
-            shown.password,
-            congestion,
-            shown.context,
-        )
-        # The versions still worth a try; the one that worked stays.
-        self._protocols = ["5", "3.1.1"] if self.config.protocol == "auto" else [self.config.protocol]
+        used, limit = self.config, min(CONNECT_S, self.config.timeout_s)
+        shown = Credentials.of(used, name, secure)
+        me = (f"sc-{run}-{name}", used.keepalive_s, limit, shown.username, shown.password)
+        self._login = Login(host, port, *me, used.congestion, shown.context)
+        self._versions = Versions(self.config.protocol)
+        self._held = Held(self._fetch_missed)
+        self._of_use = False  # the broker has taken messages of this connection, and not only this end's state
+        self.refused = 0  # chunks of what ends tell each other that the broker did not take
         self._connection: MqttConnection | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._unacknowledged: dict[asyncio.Future[None], Chunk] = {}
         self._ended: list[Traffic] = []
 
-    def tcp(self) -> dict[str, Any]:
+    def tcp(self) -> dict[str, int | None]:
         """Application bytes of this end's TCP connections so far.
 
         `sent_bytes` and `received_bytes` as this end's kernel counts them; `peer_sent_bytes` and `peer_received_bytes`
         the same two directions as the broker's end counts them, None where it is not visible; `connections`.
         """
         traffic = [*self._ended] + ([self._connection.traffic()] if self._connection else [])
-        keys = ("sent_bytes", "received_bytes", "peer_sent_bytes", "peer_received_bytes")
-        sums: dict[str, int | None] = {"connections": len(traffic)}
-        for key, column in zip(keys, zip(*traffic, strict=True), strict=True):
-            sums[key] = None if None in column else sum(column)
-        return sums
+        return summed(traffic)
 
     @property
     def filters(self) -> list[str]:
@@ -107,13 +102,38 @@ class MqttChannel(Endpoint):
                 self._connection.publish(chunk.topic, chunk.header, chunk.body, chunk.retain, chunk.bulk, done)
         return done
 
-    def _sent_bytes(self) -> int:
-        return 0 if self._connection is None else self._connection.sent_bytes()
+    def _sent_bytes(self, chunks: Collection[asyncio.Future[None]]) -> int:
+        return 0 if self._connection is None else self._connection.sent_of(chunks)
 
     def _forget(self, done: asyncio.Future[None]) -> None:
-        self._unacknowledged.pop(done, None)
-        if not done.cancelled():
-            done.exception()  # whoever sent it is told; a credit has nobody to tell
+        chunk = self._unacknowledged.pop(done)
+        if done.cancelled():
+            return
+        error = done.exception()
+        if error is None:
+            self._of_use = self._of_use or chunk.kind not in _OWN
+        elif chunk.kind in _UNAWAITED and self._failure is None:
+            log.warning("%s: a %s is said again: %s", self.name, chunk.kind, error)
+            self.refused += 1
+            asyncio.get_running_loop().call_later(AGAIN_S, self._say_again, chunk)
+
+    def _say_again(self, chunk: Chunk) -> None:
+        # A new connection says anew what there is to say.
+        if self._connection is not None:
+            add_chunk(self.sent, chunk.kind, len(chunk.body))
+            self._publish(chunk)
+
+    def _feed(self, topic: str, payload: wire.Buffer, acknowledge: Callable[[], None] | None) -> None:
+        if acknowledge is not None:
+            acknowledge = self._held.take(len(payload), acknowledge)
+            if acknowledge is None:
+                return
+        super()._feed(topic, payload, acknowledge)
+
+    def _fetch_missed(self) -> None:
+        """Connect again, now that there is a place for what found none."""
+        if self._connection is not None:
+            self._connection.leave("more had come than was received")
 
     async def _open(self) -> None:
         try:
@@ -148,8 +168,7 @@ class MqttChannel(Endpoint):
 
     async def _connect(self) -> MqttConnection:
         """A connection that has its subscriptions, in the newest MQTT version that the broker speaks."""
-        while True:
-            protocol = self._protocols[0]
+        for protocol in self._versions.attempt():
             connection = MqttConnection(self._login, protocol, self._will(), self._feed)
             try:
                 await connection.open()
@@ -157,14 +176,16 @@ class MqttChannel(Endpoint):
             except BaseException as error:
                 connection.abort()
                 self._ended.append(connection.traffic())
-                if not (isinstance(error, RefusedError) and error.older and len(self._protocols) > 1):
+                if not isinstance(error, RefusedError):
                     raise
-                self._protocols.pop(0)
+                if not self._versions.refused(protocol, error):
+                    raise self._versions.explained(protocol, error) from None
             else:
-                self._protocols = [protocol]
-                self._connection = connection
+                self._versions.worked(protocol)
+                self._connection, self._of_use = connection, False
                 self.largest_chunk = connection.largest_payload - wire.HEADER.size
                 return connection
+        raise AssertionError("the last version is never refused in favour of another")
 
     def _will(self) -> tuple[str, bytes]:
         body = messages.encode(State("offline", self.boot))
@@ -183,7 +204,7 @@ class MqttChannel(Endpoint):
                 self._give_up(self._unreachable(f"another client took the name {self.name}"))
             else:
                 now = time.monotonic()
-                backoff.lost(now, now - made, loss.hung_up)
+                backoff.lost(now, now - made, loss.hung_up, self._of_use)
                 await self._reconnect(loss.reason, backoff)
 
     async def _reconnect(self, reason: str, backoff: Backoff) -> None:
@@ -207,11 +228,14 @@ class MqttChannel(Endpoint):
             add_chunk(self.sent, chunk.kind, len(chunk.body))
             connection.publish(chunk.topic, chunk.header, chunk.body, chunk.retain, chunk.bulk, done)
         self._tell_all()
+        if self._held.missed and not self._held.chunks:
+            self._fetch_missed()
 
     def _retire(self) -> None:
         if self._connection is not None:
             self._ended.append(self._connection.traffic())
             self._connection = None
+            self._held.missed = False
 
     def _give_up(self, error: ConnectError) -> None:
         self._fail(error)

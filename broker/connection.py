@@ -13,6 +13,7 @@ from typing import cast
 
 from broker.admission import UNLIMITED_BYTES
 from broker.authority import Grants
+from broker.buffer_pool import BufferPool
 from broker.connections import Connections
 from broker.counters import ConnectionCount
 from broker.dialogue import Dialogue
@@ -24,8 +25,9 @@ from broker.introduction import SURPLUS_TEXT, Introduction, Welcome
 from broker.keepalive import Keepalive
 from broker.log import told
 from broker.outbox import Outbox
-from broker.packet_codec import decode, encode
-from broker.packets import V5, V311, Connack, Disconnect, Will
+from broker.packet_decoder import decode
+from broker.packet_encoder import encode
+from broker.packets import OF_SERVERS, V5, V311, Connack, Disconnect, Will
 from broker.properties import PacketType, Property
 from broker.reason_string import explained
 from broker.reasons import Reason
@@ -35,11 +37,17 @@ from broker.session import Session
 LINGER_S = 2.0
 """How long an ended connection may take to be read by its peer before it is cut."""
 
+TURN_PACKETS = 256
+"""How many packets of one connection are handled before others have their turn."""
+
+UNSENT_BYTES = 1 << 16
+"""How many bytes may wait in the transport before it is full."""
+
 _PUBLISH = PacketType.PUBLISH << 4
 
 
 class Connection(asyncio.BufferedProtocol):
-    """The protocol of one connection; `scratch` is the receive buffer that all connections share."""
+    """The protocol of one connection; `scratch` is the receive buffer that all connections share, and `pool` too."""
 
     _transport: asyncio.Transport
     _outbox: Outbox
@@ -47,13 +55,13 @@ class Connection(asyncio.BufferedProtocol):
     _dialogue: Dialogue
     _forwarder: Forwarder
 
-    def __init__(self, registry: Registry, scratch: memoryview, connections: Connections) -> None:
+    def __init__(self, registry: Registry, scratch: memoryview, pool: BufferPool, connections: Connections) -> None:
         config = registry.config
         self.count = ConnectionCount(connections=1)
         self._registry = registry
         self._scratch = scratch
         self._connections = connections
-        self._framer = Framer(scratch, min(config.connect_bytes, config.max_packet_bytes))
+        self._framer = Framer(scratch, min(config.connect_bytes, config.max_packet_bytes), pool)
         self._loop = asyncio.get_running_loop()
         self._keepalive = Keepalive(partial(self.end, Reason.KEEPALIVE_TIMEOUT))
         self._version = V311
@@ -69,6 +77,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=UNSENT_BYTES, low=UNSENT_BYTES // 4)
         self._outbox = Outbox(self._transport, self.count)
         self._registry.totals.connections += 1
         surplus = self._connections.add(self, self._loop.time())
@@ -180,6 +189,7 @@ class Connection(asyncio.BufferedProtocol):
     # Receiving
 
     def _receive(self, nbytes: int) -> None:
+        handled = 0
         try:
             for first, body in self._framer.received(nbytes):
                 self.count.packets_in += 1
@@ -190,8 +200,24 @@ class Connection(asyncio.BufferedProtocol):
                     self._handle(first, body)
                 if self._ending:
                     return
+                handled += 1
+                if handled == TURN_PACKETS and not self._framer.hold:
+                    self._hold_back()
+                    self._loop.call_soon(self._go_on)
         except ProtocolError as error:
             self.end(Reason(error.reason_code), str(error))
+
+    def _hold_back(self) -> None:
+        """Handle nothing more until `_go_on`, and read nothing more either."""
+        self._framer.hold = True
+        self._transport.pause_reading()
+
+    def _go_on(self) -> None:
+        self._transport.resume_reading()
+        if not self._ending:
+            self._framer.hold = False
+            self._framer.buffer()
+            self._receive(0)
 
     def _handle(self, first: int, body: memoryview) -> None:
         packet = decode(first, body, self._version)
@@ -205,23 +231,17 @@ class Connection(asyncio.BufferedProtocol):
         if isinstance(decision, Welcome):
             self._accept(decision)
             return
-        self._framer.hold = True
-        self._transport.pause_reading()
+        self._hold_back()
         decision.add_done_callback(self._decided)
 
     def _decided(self, decision: asyncio.Future[Grants]) -> None:
         """The authority has answered, or the connection has ended before."""
-        self._transport.resume_reading()
-        if self._introduction is None:
-            return
-        self._framer.hold = False
-        try:
-            self._accept(self._introduction.conclude(decision))
-        except ProtocolError as error:
-            self.end(Reason(error.reason_code), str(error))
-        else:
-            self._framer.buffer()
-            self._receive(0)
+        if self._introduction is not None:
+            try:
+                self._accept(self._introduction.conclude(decision))
+            except ProtocolError as error:
+                self.end(Reason(error.reason_code), str(error))
+        self._go_on()
 
     def _accept(self, welcome: Welcome) -> None:
         """The client is in: from here on it has a session."""
@@ -245,6 +265,8 @@ class Connection(asyncio.BufferedProtocol):
             self._finish(self._introduction.refuse_late(), will=False)
 
     def _depart(self, packet: Disconnect) -> None:
+        if packet.reason in OF_SERVERS:
+            raise ProtocolError(f"DISCONNECT 0x{packet.reason:02X} is not for a client", Reason.PROTOCOL_ERROR)
         if self._session is not None and Property.SESSION_EXPIRY in packet.properties:
             self._registry.change_expiry(self._session, packet.properties[Property.SESSION_EXPIRY])
         told("disconnected", client=self._client_id, peer=self._peer, code=packet.reason)

@@ -35,7 +35,8 @@ class Totals:
 
     `refused` are connections that never got a session, `dropped` messages that a byte cap or a client's maximum packet
     size kept from one subscriber, `expired` messages whose expiry passed while they waited, `forbidden` messages and
-    subscriptions that a client is not allowed. `ended` counts the connections that the broker refused or ended by
+    subscriptions that a client is not allowed, and `rejected`, by reason, those beyond a limit and subscriptions to
+    invalid filters. `ended` counts the connections that the broker refused or ended by
     reason, for example `malformed_packet` or `keepalive_timeout`. `most_connected` is the most clients that were
     connected at once, and `sessions_expired` are sessions whose client stayed away for too long.
     """
@@ -48,10 +49,15 @@ class Totals:
     most_connected: int = 0
     sessions_expired: int = 0
     ended: dict[str, int] = field(default_factory=dict)
+    rejected: dict[str, int] = field(default_factory=dict)
 
     def count_end(self, reason: str) -> None:
         """Book the end of a connection that the broker ended."""
         self.ended[reason] = self.ended.get(reason, 0) + 1
+
+    def count_rejected(self, reason: str) -> None:
+        """Book a message or a subscription that was refused, though the client may ask for it."""
+        self.rejected[reason] = self.rejected.get(reason, 0) + 1
 
 
 class Counters(dict[str, ConnectionCount]):

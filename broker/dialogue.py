@@ -12,7 +12,7 @@ from broker.authority import may_publish
 from broker.errors import ProtocolError
 from broker.fields import u16
 from broker.log import told
-from broker.packet_codec import encode
+from broker.packet_encoder import encode
 from broker.packets import (
     V5,
     Packet,
@@ -22,7 +22,6 @@ from broker.packets import (
     Publish,
     Pubrec,
     Pubrel,
-    Request,
     Suback,
     Subscribe,
     Unsuback,
@@ -32,15 +31,14 @@ from broker.properties import Property
 from broker.reason_string import Answer, explained
 from broker.reasons import Reason
 from broker.session import Session
-from broker.subscription import Subscription
-from broker.topic_filter import is_filter, is_shared, unshared
+from broker.wanted import Wanted
 
 if TYPE_CHECKING:
     from broker.registry import Registry
 
 MAXIMUM_QOS = 2
 LOGGED_TOPICS = 32
-"""Forbidden topics that are logged for one connection; the others are only counted."""
+"""Topics that are logged for one connection, of what is forbidden or rejected; the others are only counted."""
 
 
 class Dialogue:
@@ -52,10 +50,10 @@ class Dialogue:
         "_answer",
         "_clock",
         "_config",
-        "_forbidden",
         "_receiving",
         "_router",
         "_session",
+        "_told",
         "_totals",
         "_version",
     )
@@ -78,7 +76,7 @@ class Dialogue:
         self._clock = clock
         self._aliases = InboundAliases(self._config.topic_alias_maximum)
         self._receiving: set[int] = set()  # QoS 2 ids that came on this connection and are not complete
-        self._forbidden: set[str] = set()
+        self._told: set[tuple[Reason, int]] = set()  # with hashes of topics, which may be long
 
     @property
     def opened(self) -> bool:
@@ -133,18 +131,27 @@ class Dialogue:
     def _accept(self, packet: Publish, topic: str) -> tuple[Reason, str]:
         """Hand the message to the router; the reason and, where it is a failure, its text."""
         if not may_publish(self._session.grants, topic):
-            self._forbid(topic)
+            self._refuse(Reason.NOT_AUTHORIZED, topic)
             return Reason.NOT_AUTHORIZED, f"not allowed to publish to {topic!r}"
         now = self._clock()
         message = Message.of(topic, packet.payload, packet.qos, packet.retain, packet.properties, now)
         reason = self._router.publish(message, self._session)
-        return reason, "no room for another retained message" if reason >= Reason.UNSPECIFIED else ""
+        if reason < Reason.UNSPECIFIED:
+            return reason, ""
+        self._refuse(reason, topic)
+        return reason, "no room for another retained message"
 
-    def _forbid(self, topic: str) -> None:
-        self._totals.forbidden += 1
-        if topic not in self._forbidden and len(self._forbidden) < LOGGED_TOPICS:
-            self._forbidden.add(topic)
-            told("forbidden", client=self._session.client_id, topic=topic)
+    def _refuse(self, reason: Reason, topic: str) -> None:
+        """Count, and log once for each topic, what the client asked for in vain."""
+        forbidden = reason is Reason.NOT_AUTHORIZED
+        if forbidden:
+            self._totals.forbidden += 1
+        else:
+            self._totals.count_rejected(reason.label)
+        if (key := (reason, hash(topic))) not in self._told and len(self._told) < LOGGED_TOPICS:
+            self._told.add(key)
+            event, code = ("forbidden", None) if forbidden else ("rejected", reason)
+            told(event, client=self._session.client_id, peer=self._admission.peer, code=code, topic=topic)
 
     def _on_pubrel(self, packet: Pubrel) -> None:
         known = packet.packet_id in self._session.received
@@ -176,35 +183,19 @@ class Dialogue:
 
     def _on_subscribe(self, packet: Subscribe) -> None:
         identifier = packet.properties.get(Property.SUBSCRIPTION_ID, (0,))[0]
-        reasons, text = [], ""
-        fresh: list[Subscription] = []
+        wanted = Wanted(self._session, self._config.max_subscriptions)
         for request in packet.requests:
-            reason = self._check_request(request)
-            if reason <= MAXIMUM_QOS:
-                new = self._router.subscribe(self._session, request, int(reason), identifier)
-                if request.retain_handling == 0 or (request.retain_handling == 1 and new):
-                    fresh.append(self._session.subscriptions[request.topic_filter])
-            else:
-                text = text or f"{request.topic_filter!r}: {Reason(reason).label}"
-            reasons.append(int(reason) if reason <= MAXIMUM_QOS or self._version == V5 else 0x80)
+            wanted.add(request)
+        for topic_filter, reason in wanted.refused.items():
+            self._refuse(reason, topic_filter)
+        for request in wanted.granted.values():
+            self._router.subscribe(self._session, request, request.qos, identifier)
+        failure = 0 if self._version == V5 else 0x80
+        reasons = [failure or int(reason) if reason > MAXIMUM_QOS else int(reason) for reason in wanted.answers]
+        text = next((f"{name!r}: {reason.label}" for name, reason in wanted.refused.items()), "")
         self._explain(Suback(packet.packet_id, tuple(reasons)), text)
-        for subscription in fresh:
-            if not is_shared(subscription.topic_filter):
-                self._router.send_retained(self._session, subscription, self._clock())
-
-    def _check_request(self, request: Request) -> int:
-        """The QoS to grant, or the reason not to."""
-        known, topic_filter = self._session.subscriptions, request.topic_filter
-        if not is_filter(topic_filter):
-            return Reason.TOPIC_FILTER_INVALID
-        if request.no_local and is_shared(topic_filter):
-            raise ProtocolError(f"No Local with {topic_filter!r}", Reason.PROTOCOL_ERROR)
-        if not self._session.grants.may_subscribe(unshared(topic_filter)):
-            self._forbid(topic_filter)
-            return Reason.NOT_AUTHORIZED
-        if topic_filter not in known and len(known) >= self._config.max_subscriptions:
-            return Reason.QUOTA_EXCEEDED
-        return request.qos
+        for topic_filter in wanted.replayed:
+            self._router.send_retained(self._session, topic_filter)
 
     def _on_unsubscribe(self, packet: Unsubscribe) -> None:
         existed = [self._router.unsubscribe(self._session, known) for known in packet.topic_filters]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ class DurableRegistry(Registry):
 
     def __init__(self, config: BrokerConfig, authority: Authority) -> None:
         super().__init__(config, authority)
-        store = Store(config.store)
+        store = self.store = Store(config.store)
         self.archive = Archive(store, self._loop.time)
         self.router: DurableRouter = DurableRouter(config.queue_bytes, config.retained_bytes, self.totals, self.archive)
         try:
@@ -72,14 +73,12 @@ class DurableRegistry(Registry):
         if not session.row:
             return
         self._file(session, time.time() + session.expiry_s)
-        if session in self._wills:
-            timer, waiting = self._wills[session]
-            self.archive.file_will(session.row, waiting, timer.when() - self._loop.time())
-        elif will:
-            # Its row stays until it is published, which is the next thing that the loop does.
-            self._loop.call_soon(self._will_was_published, session)
-        else:
+        due, waiting = self._wills.get(session, (None, None))
+        if isinstance(due, asyncio.TimerHandle) and waiting is not None:
+            self.archive.file_will(session.row, waiting, due.when() - self._loop.time())
+        elif due is None and not self.closing:
             self.archive.store.remove("will", session.row)
+        # Else its row stays: until it is published, which is soon, or until the next start.
 
     def close(self) -> None:
         super().close()
@@ -161,9 +160,15 @@ class DurableRegistry(Registry):
 
     def _will_is_due(self, session: Session) -> None:
         super()._will_is_due(session)
-        self._will_was_published(session)
+        self._remove_will(session)
 
-    def _will_was_published(self, session: Session) -> None:
+    def _drop_will(self, session: Session) -> None:
+        if session in self._wills:
+            super()._drop_will(session)
+            self._remove_will(session)
+
+    def _remove_will(self, session: Session) -> None:
+        """Within the call that publishes it, so that both are in one batch."""
         assert isinstance(session, DurableSession)
         if session.row and session.outlet is None:
             self.archive.store.remove("will", session.row)

@@ -21,8 +21,7 @@ class DurableRetained(Retained):
 
     def restore(self, message: Message) -> None:
         """Hold a message of the store, whatever the cap is now."""
-        self._messages[message.topic] = message
-        self.held_bytes += message.cost
+        self._put(message)
 
     def keep(self, message: Message) -> bool:
         old = self._messages.get(message.topic)

@@ -81,12 +81,12 @@ class DurableSession(Session):
 
     def enqueue(self, delivery: Delivery) -> None:
         if self.row and delivery.qos:
-            self._last_id = self._last_id % 0xFFFF + 1
-            delivery = self.archive.file(self.row, delivery, self._last_id, self.outlet is not None)
+            packet_id = self._next_id()
+            delivery = self.archive.file(self.row, delivery, packet_id, self.outlet is not None)
         super().enqueue(delivery)
 
     def next_delivery(self, now: float) -> Delivery | None:
-        while self._waiting and self._waiting[0].expired(now):
+        while self._waiting and self._waiting[0].message.deadline is not None and self._waiting[0].expired(now):
             self._pass_over()
         return super().next_delivery(now) if self._may_send() else None
 
@@ -116,13 +116,34 @@ class DurableSession(Session):
         if not self._waiting:
             return True
         delivery = self._waiting[0]
+        # There may be more deliveries than ids, so that one may have been given again before it was free.
+        if self._uses(delivery.packet_id) and isinstance(delivery, Filed) and not self._change_id(delivery):
+            return False
         if self.attached > committed or (
             isinstance(delivery, Filed) and delivery.qos == 2 and delivery.batch > committed
         ):
             self.archive.store.settled(self._wake)
             return False
-        # The id was given without regard to those that are in use, so that it may have to become free.
-        return delivery.packet_id not in self._in_flight and delivery.packet_id not in self._released
+        return True
+
+    def _next_id(self) -> int:
+        """A free id where there is one."""
+        if len(self._in_flight) + len(self._released) < 0xFFFF:
+            return self._free_id()
+        self._last_id = self._last_id % 0xFFFF + 1
+        return self._last_id
+
+    def _change_id(self, delivery: Filed) -> bool:
+        """Give a delivery another id; False where it may have been sent under its own, or where none is free.
+
+        A client that got a message before a crash would take it for a new one under another id.
+        """
+        if delivery.dup or len(self._in_flight) + len(self._released) >= self.receive_maximum:
+            return False
+        delivery.packet_id = self._free_id()
+        if self.row:
+            self.archive.refile(self.row, delivery)
+        return True
 
     def _wake(self) -> None:
         if self.outlet is not None:

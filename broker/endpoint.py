@@ -9,23 +9,26 @@ from __future__ import annotations
 import logging
 import time
 from abc import abstractmethod
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Self
 
 from broker import messages, wire
 from broker.arrivals import Arrivals
 from broker.channel import ChannelConfig, Count, Malformed
-from broker.credit import due
+from broker.credit import UNCONFIRMED_BYTES, due, share, word_after
 from broker.errors import BrokerError, VersionError, WireError
 from broker.inbox import Inbox, Item
-from broker.messages import MESSAGES, Credit, DownHeld, Message, State, UpHeld
+from broker.messages import MESSAGES, Credit, DownHeld, Message, Share, State, UpHeld
 from broker.outgoing import OWN, Outgoing, add_chunk
+from broker.room import Room
 from broker.topics import SERVER, Topic
 
 log = logging.getLogger(__name__)
 
 MAX_SENDERS = 4096
+ROOM = 16  # largest messages that may come at the same time, from all senders together
 
 _CONFIRMED = {code for code, kind in MESSAGES.items() if kind not in OWN}
 
@@ -38,7 +41,12 @@ class Endpoint(Outgoing):
         self.received: dict[str, Count] = {}
         self.last_heard: dict[str, float] = {}
         self._boots: dict[str, int] = {}
-        self._arrivals: dict[str, Arrivals] = {}
+        self._online: set[str] = set()
+        self._entered = False
+        self._share = UNCONFIRMED_BYTES  # what each agent has been told
+        self._allowed_by: int | None = None  # the process of the server that told it
+        self._arrivals: OrderedDict[str, Arrivals] = OrderedDict()  # whoever was heard last comes last
+        self._room = Room(ROOM * config.max_message_bytes)
         self._inbox = Inbox(config.inbox)
         self._returned = False  # this end lost its connection and made another
 
@@ -52,13 +60,14 @@ class Endpoint(Outgoing):
 
     async def __aenter__(self) -> Self:
         await self._open()
+        self._entered = True
+        self._share_out(sorted(self._online))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for lane in self._lanes.values():
-            lane.clear(BrokerError(f"{self.name} has left"))
+        self._clear_lanes(BrokerError(f"{self.name} has left"))
         await self._close(clean=kind is None)
 
     async def receive(self) -> Item:
@@ -86,23 +95,34 @@ class Endpoint(Outgoing):
         if topic.channel == "state" and topic.client == self.name:
             return None
         try:
-            message = self._assemble(sender, topic, payload)
+            return self._handle(sender, topic, payload)
         except WireError as error:
             return sender, Malformed(str(error), isinstance(error, VersionError))
-        match message:
+        except Exception as error:  # what one peer says must not cost the connection to all of them
+            log.exception("%s: a chunk from %s", self.name, sender)
+            return sender, Malformed(f"{type(error).__name__}: {error}")
+
+    def _handle(self, sender: str, topic: Topic, payload: wire.Buffer) -> Item | None:
+        match self._assemble(sender, topic, payload):
             case None:
                 return None
-            case Credit():
+            case Credit() as credit:
                 lane = self._lane(sender, "down")
-                lane.credit(message.message, message.chunks, time.monotonic())
+                lane.credit(credit.message, credit.chunks, time.monotonic())
                 self._go_on(lane)
                 return None
-            case UpHeld() | DownHeld():
-                self._peer_has(sender, message)
+            case UpHeld() | DownHeld() as word:
+                self._peer_has(sender, word)
                 return None
-            case State():
-                self._peer_state(sender, message)
-        return sender, message
+            case Share() as allowed:
+                self._allowed_by = self._arrivals[sender].boot
+                self._allow(allowed.limit)
+                return None
+            case State() as state:
+                self._peer_state(sender, state)
+                return sender, state
+            case message:
+                return sender, message
 
     def _assemble(self, sender: str, topic: Topic, payload: wire.Buffer) -> Message | None:
         envelope = wire.parse(payload)
@@ -110,42 +130,92 @@ class Endpoint(Outgoing):
         if kind is None or kind.channel != topic.channel:
             raise WireError(f"message type {envelope.message_type} does not travel on {topic.channel}")
         count = add_chunk(self.received, kind.__name__, len(envelope.chunk))
-        if sender not in self._arrivals:
-            if len(self._arrivals) >= MAX_SENDERS:
-                raise WireError(f"{sender} is one sender more than the {MAX_SENDERS} allowed")
-            self._arrivals[sender] = Arrivals(self.config.max_message_bytes, _CONFIRMED)
-        arrivals = self._arrivals[sender]
+        arrivals = self._arrivals_from(sender)
         self.last_heard[sender] = time.monotonic()
         placed = arrivals.add(envelope)
         # Outside the slots, because the sender's window bounds how many of them can be outstanding.
         if self.name != SERVER and due(envelope.credit, placed.received, envelope.count):
             self._send_at_once(sender, Credit(envelope.message_id, placed.received))
-        if arrivals.due:
+        if arrivals.due(word_after(self._share)):
             self._tell(sender, resume=False)
         if placed.body is None:
             return None
         count.messages += 1
         return messages.decode(envelope.message_type, placed.body)
 
+    # Whom this end knows.
+
+    def _arrivals_from(self, sender: str) -> Arrivals:
+        arrivals = self._arrivals.get(sender)
+        if arrivals is None:
+            if len(self._arrivals) >= MAX_SENDERS:
+                self._make_place_for(sender)
+            limit = self.config.max_message_bytes
+            arrivals = Arrivals(limit, _CONFIRMED, self._room, lambda: self._tell(sender, resume=True))
+            self._arrivals[sender] = arrivals
+        self._arrivals.move_to_end(sender)
+        return arrivals
+
+    def _make_place_for(self, sender: str) -> None:
+        """Forget the peer that was not heard for longest, of those that are not online."""
+        gone = next((name for name in self._arrivals if name not in self._online), None)
+        if gone is None:
+            raise WireError(f"{sender} is one sender more than the {MAX_SENDERS} allowed")
+        self._arrivals.pop(gone).forget()
+        for lane in self._lanes_to(gone):
+            lane.clear(BrokerError(f"{gone} was forgotten"))
+        for key in [key for key in self._lanes if key[0] == gone]:
+            del self._lanes[key]
+        for known in (self._boots, self._rates, self.last_heard):
+            known.pop(gone, None)
+
+    # How much agents may send at the same time, of which the broker holds what the server does not read.
+
+    def _share_out(self, newcomers: Iterable[str]) -> None:
+        """Tell agents how much each may send: the new ones, or all where their number has changed it."""
+        if self.name != SERVER or not self._entered:
+            return
+        before, self._share = self._share, share(len(self._online))
+        if before != self._share:
+            newcomers = sorted(self._online)
+        elif self._share == UNCONFIRMED_BYTES:
+            return  # which is what they take for granted
+        for name in newcomers:
+            self._send_at_once(name, Share(self._share))
+
+    def _allow(self, limit: int) -> None:
+        self._limit = limit
+        for lane in list(self._lanes.values()):
+            lane.limit = limit
+            self._go_on(lane)
+
     # What ends tell each other about losses.
 
     def _peer_state(self, peer: str, state: State) -> None:
-        if state.status != "online":
-            return
+        online = state.status == "online"
+        (self._online.add if online else self._online.discard)(peer)
+        if online:
+            self._peer_is_here(peer, state.boot)
+        self._share_out([peer] if online else [])
+
+    def _peer_is_here(self, peer: str, boot: int) -> None:
         known = self._boots.get(peer)
-        self._boots[peer] = state.boot
-        for lane in self._lanes_to(peer):
-            if known not in (None, state.boot):
+        self._boots[peer] = boot
+        for lane in list(self._lanes_to(peer)):
+            if known not in (None, boot):
                 # A new process knows nothing of what was said to the old one, and confirms nothing of it.
                 lane.clear()
-            elif known is None:
-                lane.repeat()
+            else:
+                lane.doubt()
+                if known is None:
+                    lane.repeat()
             self._go_on(lane)
-        if known == state.boot or (known is None and self._returned):
+        if self._allowed_by not in (None, boot):
+            self._allow(UNCONFIRMED_BYTES)
+        if known == boot or (known is None and self._returned):
             self._tell(peer, resume=True)
 
     def _announce(self) -> None:
-        """Say that this end is here, on a new connection."""
         kind, body = State, messages.encode(State("online", self.boot))
         lane = self._lane(SERVER, kind.channel)
         lane.add(self._transfer(SERVER, self._topic(SERVER, kind), kind, body), time.monotonic())
@@ -162,7 +232,7 @@ class Endpoint(Outgoing):
 
     def _peer_has(self, peer: str, word: UpHeld | DownHeld) -> None:
         if word.boot == self.boot:
-            for lane in self._lanes_to(peer):
+            for lane in list(self._lanes_to(peer)):
                 lane.held(word.resume, word.complete, word.partial, time.monotonic())
                 self._go_on(lane)
 

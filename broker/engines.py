@@ -21,12 +21,13 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from broker.errors import ConnectError, SettingsError
+from broker.mosquitto_config import queue_limits
 
 DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 READY_S = 15.0
 CONNECT_S = 5.0
 END_S = 3.0
-QUEUE_BYTES = 64 << 20
+QUEUE_BYTES = 48 << 20
 
 _POLL_S = 0.02
 _PORT_ATTEMPTS = 5
@@ -153,16 +154,14 @@ def find_mosquitto() -> str | None:
 
 
 def mosquitto_configuration(address: Address) -> str:
-    """A configuration that bounds every queue in bytes; mosquitto's own defaults count messages only."""
+    """A configuration that bounds every queue in bytes, as far as mosquitto can; its defaults count messages only."""
     return "\n".join(
         (
             f"listener {address.port} {address.host}",
             "allow_anonymous true",
             "set_tcp_nodelay true",
             "persistence false",
-            f"max_queued_bytes {QUEUE_BYTES}",
-            "max_queued_messages 0",
-            f"max_inflight_bytes {QUEUE_BYTES}",
+            *queue_limits(QUEUE_BYTES),
             "log_dest stderr",  # what goes to standard output stays in a buffer
             "log_type error",
             "log_type warning",

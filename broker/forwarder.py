@@ -6,7 +6,7 @@ from broker.admission import Admission
 from broker.aliases import OutboundAliases
 from broker.application_message import Delivery
 from broker.fields import Buffer, u16, u32, varint
-from broker.packet_codec import publish_head
+from broker.packet_encoder import publish_head
 from broker.packets import V5
 from broker.properties import Property
 from broker.session import Session

@@ -10,29 +10,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from broker.buffer_pool import BufferPool
 from broker.errors import ProtocolError
 from broker.reasons import Reason
 
 SCRATCH_BYTES = 1 << 18
 FAST_BYTES = 1 << 16
 """Where so much comes at once, what follows a packet of half a scratch buffer is read along with its end."""
-BELIEVED_BYTES = 1 << 20
+BELIEVED_BYTES = (1 << 20) + (1 << 16)
 GROWTH = 8
 
 
 class Framer:
     """The receiving end of one connection; `scratch` is writable and may be overwritten between two calls.
 
+    `pool` is where larger buffers come from.
+
     While `hold` is True no packet is given after the one that was given last. What has arrived already is kept, no
     bytes may be received meanwhile, and afterwards `buffer()` and `received(0)` go on with it.
     """
 
-    __slots__ = ("_body", "_filled", "_first", "_head", "_length", "_scratch", "hold", "max_bytes")
+    __slots__ = ("_body", "_filled", "_first", "_head", "_length", "_pool", "_scratch", "hold", "max_bytes")
 
-    def __init__(self, scratch: memoryview, max_bytes: int) -> None:
+    def __init__(self, scratch: memoryview, max_bytes: int, pool: BufferPool | None = None) -> None:
         self.max_bytes = max_bytes
         self.hold = False
         self._scratch = scratch
+        self._pool = pool or BufferPool()
         self._head = b""  # a fixed header that has not arrived completely, or all that is held
         self._first = 0
         self._body: memoryview | None = None
@@ -80,7 +84,7 @@ class Framer:
                     self._head = bytes(scratch[start:end])
                     return
                 self._first, self._length, self._filled = scratch[start], length, end - at
-                self._body = memoryview(bytearray(min(length, BELIEVED_BYTES)))
+                self._body = self._pool.take(min(length, BELIEVED_BYTES))
                 self._body[: self._filled] = scratch[at:end]
                 return
             yield scratch[start], memoryview(bytes(scratch[at:stop]))
@@ -91,7 +95,7 @@ class Framer:
 
     def _grown(self, body: memoryview) -> memoryview:
         """A larger buffer for a packet whose buffer is full."""
-        grown = memoryview(bytearray(min(self._length, GROWTH * len(body))))
+        grown = self._pool.take(min(self._length, GROWTH * len(body)))
         grown[: self._filled] = body
         return grown
 

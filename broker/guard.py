@@ -13,13 +13,12 @@ import re
 from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from broker.acl import DEVICES, AccessList, holds_wildcard, read_acl
 from broker.authority import Anyone, Authority, Everything, Grants, Peer
 from broker.broker_config import BrokerConfig
-from broker.errors import ProtocolError, SettingsError
+from broker.errors import ProtocolError
 from broker.packets import Connect
 from broker.reasons import Reason
 from broker.users import User, Users
@@ -58,20 +57,20 @@ class Guard:
         self._pool = ThreadPoolExecutor(CHECKS, thread_name_prefix="passwords")
         self._waiting = 0
         self._clients: WeakKeyDictionary[Grants, Client] = WeakKeyDictionary()
-        self._revocations = b""
         self.reload()
 
-    def reload(self) -> None:
-        """Read users, rules and revocations again; SettingsError, and nothing has changed."""
+    def reload(self, other_certificates: bool = False) -> None:
+        """Read users and rules again; SettingsError, and nothing has changed.
+
+        With `other_certificates`, those that were good may not be any more.
+        """
         config = self._config
         users = Users.load(config.users) if config.users else None
         rules = AccessList(DEVICES, "policy") if config.policy == "devices" else None
         if config.acl:
             rules = rules or AccessList()
             rules.add(read_acl(config.acl), f"acl: {config.acl}")
-        revocations = _read_revocations(config.tls_crl)
-        self._list_changed = revocations != self._revocations
-        self._users, self._rules, self._revocations = users, rules, revocations
+        self._users, self._rules, self._other_certificates = users, rules, other_certificates
 
     def close(self) -> None:
         """Let go of the threads; passwords that wait are not checked any more."""
@@ -91,11 +90,13 @@ class Guard:
 
     def renew(self, grants: Grants) -> Grants:
         """What a client that was let in may do since `reload`; ProtocolError where it would not be let in any more."""
-        client = self._clients[grants]
+        client = self._clients.get(grants)
+        if client is None:  # whose session comes from the store; it has rights of its own when it is back
+            return grants
         if client.user is not None and client.user != (self._users or Users()).get(client.name or ""):
             raise ProtocolError("the password has changed", Reason.NOT_AUTHORIZED)
-        if client.name is not None and client.user is None and self._list_changed:
-            # Only a handshake tells whether a certificate is on the list, so the client has to make another one.
+        if client.name is not None and client.user is None and self._other_certificates:
+            # Only a handshake tells whether a certificate is still good, so the client has to make another one.
             raise ProtocolError("certificates have been revoked", Reason.ADMINISTRATIVE_ACTION)
         return self._grants(client)
 
@@ -115,7 +116,7 @@ class Guard:
 
     def _grants(self, client: Client) -> Grants:
         name, rules = client.name, self._rules
-        if self._config.policy == "devices" and not is_own_client_id(client.client_id, name or ""):
+        if self._config.binds_client_ids and not is_own_client_id(client.client_id, name or ""):
             raise ProtocolError("the client id is not this client's own", Reason.CLIENT_ID_NOT_VALID)
         if rules and rules.uses("%u") and name is not None and holds_wildcard(name):
             raise ProtocolError("a user name with + # or / has no rights", Reason.NOT_AUTHORIZED)
@@ -134,10 +135,3 @@ def is_own_client_id(client_id: str, name: str) -> bool:
     """
     own = re.fullmatch(f"(sc-.+-)?{re.escape(name)}", client_id)
     return own is not None and name != "" and "-" not in name
-
-
-def _read_revocations(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes() if path else b""
-    except OSError as error:
-        raise SettingsError(f"tls_crl: {path}: {error.strerror}") from None

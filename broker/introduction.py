@@ -12,7 +12,8 @@ from broker.admission import UNLIMITED_BYTES, Admission, admit
 from broker.authority import Grants, Peer, may_publish
 from broker.errors import ProtocolError
 from broker.log import told
-from broker.packet_codec import decode, encode, peek_version
+from broker.packet_decoder import decode, peek_version
+from broker.packet_encoder import encode
 from broker.packets import V5, V311, Connack, Connect
 from broker.properties import PacketType, Property
 from broker.reason_string import explained
@@ -63,7 +64,7 @@ class Introduction:
         connect = self._read(first, body)
         if self._surplus:
             raise ProtocolError(SURPLUS_TEXT, self._surplus)
-        self._admission = admit(connect, self._registry.config)
+        self._admission = replace(admit(connect, self._registry.config), peer=self.name)
         self._connect = replace(connect, client_id=self._admission.client_id)
         grants = self._registry.authority.admit(self._connect, self._peer)
         if not isawaitable(grants):

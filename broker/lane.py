@@ -1,8 +1,8 @@
 """All that goes to one peer on one topic: messages in their order, kept for as long as the peer may have lost some.
 
 QoS 1 is hop by hop: a chunk that the broker acknowledged is lost when the broker dies, or when the receiver loses its
-connection. So messages are kept until the receiver says that it has them, which it does after every `CONFIRM_BYTES`;
-no more than `UNCONFIRMED_BYTES` go out without such a word. No clock, no I/O.
+connection. So messages are kept until the receiver says that it has them, and no more than `limit` bytes go out without
+such a word. No clock, no I/O.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
+from broker.credit import UNCONFIRMED_BYTES
 from broker.transfer import Transfer, held_count
-
-CONFIRM_BYTES = 1 << 20
-UNCONFIRMED_BYTES = 4 << 20
 
 
 class Lane:
     """Where nothing is `confirmed`, a message is given up as soon as the broker has it."""
 
-    def __init__(self, bulk: bool, confirmed: bool) -> None:
+    def __init__(self, bulk: bool, confirmed: bool, limit: int = UNCONFIRMED_BYTES) -> None:
         self.bulk = bulk
         self.confirmed = confirmed
+        self.limit = limit
         self.moved_at = 0.0  # when something was acknowledged or confirmed, or the first message came
         self._kept: dict[int, Transfer] = {}  # by message id, oldest first; those under way among them
         self._work: deque[Transfer] = deque()  # oldest first; those of which chunks are left
         self._unconfirmed = 0  # weight of what was handed over and is kept
+        self._under_way = 0  # bytes that the broker has not acknowledged
 
     def add(self, transfer: Transfer, now: float) -> None:
         """Take a message behind all others."""
@@ -41,21 +41,35 @@ class Lane:
         if not self._work:
             return None
         transfer = self._work[0]
-        if not transfer.again and self._full(transfer):
+        if self._crowded(transfer) or (not transfer.again and self._full(transfer)):
             return None
         before = transfer.weight
         index = transfer.next()
+        if index is None:
+            return None
         self._unconfirmed += transfer.weight - before
-        return None if index is None else (transfer, index)
+        self._under_way += transfer.size(index)
+        return transfer, index
 
     def awaited(self, transfer: Transfer) -> str:
         """What a message of this lane waits for, unless it is for the broker."""
         head = self._work[0] if self._work else transfer
-        if head.pending or transfer.pending:
+        if self._under_way or head.pending or transfer.pending:
             return ""
         if not head.credited:
             return "a credit"
         return "word of what has arrived" if self._full(head) else ""
+
+    @property
+    def stuck(self) -> bool:
+        """Whether nothing can go on without word of what has arrived."""
+        head = self._work[0] if self._work else None
+        return head is not None and not self._under_way and not head.again and self._full(head)
+
+    def landed(self, transfer: Transfer, index: int) -> None:
+        """A chunk is under way no more: the broker has it, or it was withdrawn."""
+        self._under_way -= transfer.size(index)
+        transfer.landed(index)
 
     def acknowledged(self, transfer: Transfer, now: float) -> None:
         """A chunk was acknowledged by the broker; a message of which it was the last is done."""
@@ -75,7 +89,7 @@ class Lane:
                 self.moved_at = now
 
     def held(self, resume: bool, complete: Iterable[int], partial: Iterable[list[int]], now: float) -> None:
-        """What the receiver has; with `resume`, all the rest of what was handed over goes out again."""
+        """What the receiver has; with `resume`, the rest of what was handed over goes out again, unless under way."""
         for message_id in complete:
             if message_id in self._kept:
                 self._drop(message_id).settle()
@@ -87,10 +101,16 @@ class Lane:
             self.repeat(runs)
 
     def repeat(self, runs: dict[int, list[int]] | None = None) -> None:
-        """Send again all that is kept, but for what is in `runs` by message id."""
+        """Send again all that is kept and not under way, but for what is in `runs` by message id."""
         for message_id, transfer in self._kept.items():
             transfer.repeat((runs or {}).get(message_id, ()))
-        self._work = deque(transfer for transfer in self._kept.values() if transfer.left)
+        self._find_work()
+
+    def doubt(self) -> None:
+        """The receiver has connected again, and may have lost what is under way."""
+        for transfer in self._kept.values():
+            transfer.doubt()
+        self._find_work()
 
     def remove(self, transfer: Transfer, now: float, error: BaseException | None = None) -> None:
         """Give a message up."""
@@ -114,7 +134,16 @@ class Lane:
         self._unconfirmed -= transfer.weight
         return transfer
 
+    def _find_work(self) -> None:
+        self._work = deque(transfer for transfer in self._kept.values() if transfer.left)
+
+    def _crowded(self, transfer: Transfer) -> bool:
+        """Whether the next chunk would be more than a window; however many messages have a part in that."""
+        window = transfer.window * transfer.cut.chunk_bytes
+        return self._under_way > 0 and self._under_way + transfer.largest > window
+
     def _full(self, transfer: Transfer) -> bool:
         if not self.confirmed:
             return False
-        return self._unconfirmed >= max(UNCONFIRMED_BYTES, 2 * transfer.cut.window * transfer.cut.chunk_bytes)
+        windows = 2 * transfer.cut.window * transfer.cut.chunk_bytes
+        return self._unconfirmed >= (self.limit if self.limit < UNCONFIRMED_BYTES else max(self.limit, windows))

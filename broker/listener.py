@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Callable
 from typing import Protocol
 
@@ -12,6 +13,8 @@ from broker.errors import ConnectError, SettingsError
 from broker.tls import Gate
 
 BACKLOG = 1024
+KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+"""When TCP finds out that a silent peer is gone; MQTT does not where a client wants no keepalive."""
 
 MakeConnection = Callable[[], asyncio.BufferedProtocol]
 """Makes the protocol of one connection that was accepted."""
@@ -59,6 +62,7 @@ class TcpListener:
         try:
             for sock in server.sockets:
                 set_congestion(sock, self._congestion)
+                _keep_alive(sock)
         except SettingsError:
             server.close()
             raise
@@ -72,3 +76,11 @@ class TcpListener:
             self._server.close()
         if self._gate is not None:
             self._gate.close()
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    """For a listening socket, and all that it accepts."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE.items():
+        if hasattr(socket, name):  # not every system has all of them
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

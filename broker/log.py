@@ -14,19 +14,23 @@ from broker.reasons import Reason
 
 LogFormat = Literal["text", "json"]
 
+MAX_CHARACTERS = 256
+"""Of a field; clients choose some of them, and a client id may have 65,535 bytes."""
+ELLIPSIS = "..."
+
 _log = logging.getLogger("broker")
 _PLAIN = re.compile(r"[\w./:@+#$-]+", re.ASCII)
 
 
 def told(event: str, *, code: int | None = None, **fields: Any) -> None:
-    """Log an event with its fields; those that are None or empty are left out.
+    """Log an event with its fields; those that are None or empty are left out, and long texts are cut.
 
     A reason code is shown as its number, and as `reason` by its name unless another reason is given.
     """
     if _log.isEnabledFor(logging.INFO):
         if code is not None:
             fields = {"reason": _label(code)} | fields | {"code": f"0x{code:02X}"}
-        known = {name: value for name, value in fields.items() if value not in (None, "")}
+        known = {name: _cut(value) for name, value in fields.items() if value not in (None, "")}
         _log.info("%s", line(event, known), extra={"told": {"event": event, **known}})
 
 
@@ -72,6 +76,15 @@ def _label(code: int) -> str | None:
         return Reason(code).label
     except ValueError:
         return None
+
+
+def _cut(value: Any) -> Any:
+    """A text of at most MAX_CHARACTERS, and so the names within a field that has parts; anything else as it is."""
+    if isinstance(value, str) and len(value) > MAX_CHARACTERS:
+        return value[: MAX_CHARACTERS - len(ELLIPSIS)] + ELLIPSIS
+    if isinstance(value, dict):
+        return {_cut(name): part for name, part in value.items()}
+    return value
 
 
 def _word(value: Any) -> str:

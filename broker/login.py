@@ -42,11 +42,15 @@ class Login:
 
 
 class RefusedError(ConnectError):
-    """The broker answered, but not with a connection; `older` tells that an older MQTT version may be worth a try."""
+    """The broker gave no connection; `older` tells that an older MQTT version may be worth a try.
 
-    def __init__(self, reason: str, older: bool = False) -> None:
+    `closed` where that was no answer: it only closed the connection.
+    """
+
+    def __init__(self, reason: str, older: bool = False, closed: bool = False) -> None:
         super().__init__(reason)
         self.older = older
+        self.closed = closed
 
 
 class Loss(NamedTuple):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from broker.counters import ConnectionCount
 from broker.process_usage import ProcessUsage, process_usage
-from broker.statistics import Statistics
+from broker.statistics import Statistics, StoreStatistics
 from broker.version import version
 
 
@@ -30,7 +30,8 @@ class Family(NamedTuple):
 def render(statistics: Statistics, clients: Mapping[str, ConnectionCount]) -> str:
     """The page; `clients` are those that get samples of their own, by client id."""
     lines: list[str] = []
-    for family in (*_of_broker(statistics), *_of_clients(clients), *_of_process(process_usage())):
+    of_broker = *_of_broker(statistics), *_of_store(statistics.store)
+    for family in (*of_broker, *_of_clients(clients), *_of_process(process_usage())):
         lines += _lines(family)
     return "\n".join(lines) + "\n"
 
@@ -64,6 +65,13 @@ _TRAFFIC: tuple[tuple[str, str, Callable[[ConnectionCount], int]], ...] = (
     ("publishes_sent_total", "PUBLISH packets that were sent", attrgetter("publishes_out")),
 )
 
+_STORE: tuple[tuple[str, str, Callable[[StoreStatistics], float]], ...] = (
+    ("store_commits_total", "Commits to the store.", attrgetter("commits")),
+    ("store_commit_seconds_total", "Time that these commits took.", attrgetter("commit_s")),
+    ("store_bytes", "Bytes of the store, its log among them.", attrgetter("held_bytes")),
+    ("store_failing", "Whether the store cannot be written, 0 or 1.", lambda store: int(store.failing)),
+)
+
 _PROCESS: tuple[tuple[str, str, Callable[[ProcessUsage], float]], ...] = (
     ("cpu_seconds_total", "Processor time of this process.", attrgetter("cpu_s")),
     ("resident_memory_bytes", "Memory of this process that is resident.", attrgetter("resident_bytes")),
@@ -77,8 +85,16 @@ def _of_broker(statistics: Statistics) -> Iterator[Family]:
         yield Family(f"splitcom_broker_{name}", text, [Sample(read(statistics))])
     ended = [Sample(count, _label("reason", reason)) for reason, count in sorted(statistics.totals.ended.items())]
     yield Family("splitcom_broker_connections_ended_total", "Connections that the broker refused or ended.", ended)
+    rejected = [Sample(count, _label("reason", reason)) for reason, count in sorted(statistics.totals.rejected.items())]
+    yield Family("splitcom_broker_rejected_total", "Messages and subscriptions that were refused.", rejected)
     for name, text, counter in _TRAFFIC:
         yield Family(f"splitcom_broker_{name}", f"{text}.", [Sample(counter(statistics.traffic))])
+
+
+def _of_store(store: StoreStatistics | None) -> Iterator[Family]:
+    if store is not None:
+        for name, text, read in _STORE:
+            yield Family(f"splitcom_broker_{name}", text, [Sample(read(store))])
 
 
 def _of_clients(clients: Mapping[str, ConnectionCount]) -> Iterator[Family]:

@@ -1,13 +1,14 @@
 """The settings of the embedded broker as a configuration of mosquitto, with users, access rules and certificates.
 
 Mosquitto 2.1 wants users and rules from its plugins, where 2.0 has options of its own. It also has a limit of sessions,
-expiries in seconds, and aliases of topics in both directions.
+expiries in seconds, and aliases of topics in both directions. What it has no option for stands in comments of the file.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
@@ -21,9 +22,21 @@ Version = Literal["2.0", "2.1"]
 VERSIONS: tuple[Version, ...] = ("2.0", "2.1")
 PLUGINS = Path("/usr/lib")
 """Where mosquitto's own plugins lie in its image."""
-DEFAULT_PORT = 1883
-OVERHEAD_BYTES = 512
-"""What a queued message costs beside its own bytes, as the embedded broker counts it."""
+DEFAULT_PORT, DEFAULT_WEBSOCKET_PORT = 1883, 8083
+AUTOSAVE_S = 60
+
+_QUEUED_BYTES, _FEWEST_QUEUED = 64 << 10, 100
+_EXPORTED = frozenset(
+    (
+        *("host", "port", "websocket_port", "users", "acl", "policy"),
+        *("tls_certificate", "tls_key", "tls_ca", "tls_crl", "tls_require"),
+        *("max_packet_bytes", "queue_bytes", "max_inflight", "max_connections", "max_keepalive_s"),
+        *("session_expiry_s", "topic_alias_maximum", "sys_interval_s", "store"),
+        "insecure",  # mosquitto does not ask
+    )
+)
+_ALWAYS_TOLD = frozenset(("retained_bytes", "connect_timeout_s", "connect_bytes", "max_sessions", "max_subscriptions"))
+"""What bounds the embedded broker by default; of the others only what was set is told."""
 
 
 def export(config: BrokerConfig, directory: Path, version: Version, plugins: Path = PLUGINS) -> list[Path]:
@@ -38,7 +51,8 @@ def export(config: BrokerConfig, directory: Path, version: Version, plugins: Pat
     if rules := _rules(config):
         files["acl_file"] = rules
     named = {option: directory.resolve() / option for option in files}
-    lines = [*_limits(config, version), *_files(named, version, plugins), *_listener(config, version)]
+    lines = [*_notes(config, version), *_limits(config, version), *_files(named, version, plugins)]
+    lines += _listeners(config, version)
     directory.mkdir(parents=True, exist_ok=True)
     for option, text in files.items():
         write_file(directory / option, text.encode())
@@ -55,31 +69,72 @@ def _files(named: dict[str, Path], version: Version, plugins: Path) -> Iterator[
             yield f"{option} {path}"
 
 
-def _listener(config: BrokerConfig, version: Version) -> Iterator[str]:
-    anonymous = "false" if config.authenticates else "true"
+def _listeners(config: BrokerConfig, version: Version) -> Iterator[str]:
     if version == "2.0":
-        yield f"allow_anonymous {anonymous}"
-    yield f"listener {config.port or DEFAULT_PORT} {config.host}"
+        yield f"allow_anonymous {_anonymous(config)}"
+    yield from _listener(config, version, config.port or DEFAULT_PORT, "mqtt")
+    if _has_websocket(config):
+        yield from _listener(config, version, config.websocket_port or DEFAULT_WEBSOCKET_PORT, "websockets")
+
+
+def _listener(config: BrokerConfig, version: Version, port: int, protocol: str) -> Iterator[str]:
+    yield f"listener {port} {config.host}"
+    yield f"protocol {protocol}"
     yield f"max_connections {config.max_connections}"
     yield f"max_topic_alias {config.topic_alias_maximum}"
     if version == "2.1":
         yield f"max_topic_alias_broker {config.topic_alias_maximum}"
-        yield f"listener_allow_anonymous {anonymous}"
-    if config.policy == "devices":
+        yield f"listener_allow_anonymous {_anonymous(config)}"
+    if config.binds_client_ids:
         # Instead of the check of client ids: nobody can push out another, and a device can be in one run at a time.
         yield "use_username_as_clientid true"
     if config.tls_certificate:
         yield from _tls(config)
 
 
+def _anonymous(config: BrokerConfig) -> str:
+    return "false" if config.authenticates else "true"
+
+
+def _has_websocket(config: BrokerConfig) -> bool:
+    """Over WebSocket, mosquitto neither reads names from certificates nor knows which of them are revoked."""
+    return config.websocket_port is not None and not config.tls_require
+
+
+def _notes(config: BrokerConfig, version: Version) -> Iterator[str]:
+    missing = [
+        known.name
+        for known in fields(config)
+        if known.name not in _EXPORTED
+        and (known.name in _ALWAYS_TOLD or getattr(config, known.name) != known.default)
+        and not (known.name == "max_sessions" and version == "2.1")
+    ]
+    if config.websocket_port is not None and not _has_websocket(config):
+        missing.append("websocket_port (with tls_require)")
+    yield f"# Mosquitto has no options for: {', '.join(missing)}"
+    yield "# Messages of QoS 0 that wait for a subscriber are bounded by max_queued_messages only, whatever their size"
+    if config.store:
+        yield f"# What has changed is saved every {AUTOSAVE_S} s and at the end, not before it is acknowledged"
+
+
+def queue_limits(queue_bytes: int) -> Iterator[str]:
+    """What mosquitto may hold for one subscriber, such that it comes to about this many bytes.
+
+    Mosquitto lets a connected client have twice `max_inflight_bytes` beyond `max_queued_bytes`, which is why that is
+    small. Both are about QoS 1 and 2; what waits in QoS 0 is bounded by `max_queued_messages`, and by nothing else.
+    With 0 for no limit, mosquitto 2.0 would also end every connection whose message is forbidden.
+    """
+    yield f"max_queued_bytes {queue_bytes}"
+    yield f"max_queued_messages {max(_FEWEST_QUEUED, queue_bytes // _QUEUED_BYTES)}"
+    yield f"max_inflight_bytes {max(1, queue_bytes // 8)}"
+
+
 def _limits(config: BrokerConfig, version: Version) -> Iterator[str]:
     yield "set_tcp_nodelay true"
-    yield "persistence false"
+    yield f"sys_interval {math.ceil(config.sys_interval_s)}"
+    yield from _persistence(config)
     yield f"max_packet_size {config.max_packet_bytes}"
-    yield f"max_queued_bytes {config.queue_bytes}"
-    # Not 0 for no limit: mosquitto 2.0 would end every connection whose message is forbidden.
-    yield f"max_queued_messages {config.queue_bytes // OVERHEAD_BYTES}"
-    yield f"max_inflight_bytes {config.queue_bytes}"
+    yield from queue_limits(config.queue_bytes)
     yield f"max_inflight_messages {config.max_inflight}"
     if config.max_keepalive_s:
         yield f"max_keepalive {max(10, config.max_keepalive_s)}"
@@ -88,6 +143,17 @@ def _limits(config: BrokerConfig, version: Version) -> Iterator[str]:
         yield f"persistent_client_expiration {max(1, config.session_expiry_s)}s"
     else:
         yield f"persistent_client_expiration {max(1, math.ceil(config.session_expiry_s / 3600))}h"
+
+
+def _persistence(config: BrokerConfig) -> Iterator[str]:
+    if not config.store:
+        yield "persistence false"
+        return
+    store = Path(config.store).resolve()
+    yield "persistence true"
+    yield f"persistence_location {store.parent}/"
+    yield f"persistence_file {store.name}.mosquitto"
+    yield f"autosave_interval {AUTOSAVE_S}"
 
 
 def _tls(config: BrokerConfig) -> Iterator[str]:

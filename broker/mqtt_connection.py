@@ -12,13 +12,13 @@ from collections.abc import Sequence
 
 from broker import tcpinfo
 from broker.dial import dial
-from broker.login import MAX_PACKET_BYTES, RefusedError, reason
+from broker.login import MAX_PACKET_BYTES, Loss, RefusedError, reason
 from broker.mqtt_protocol import MqttProtocol
 from broker.packets import V5, Disconnect, Request, Subscribe
 from broker.ping import LOOKS
 from broker.reasons import Reason
-from broker.send_queue import UNSENT_BYTES
 
+UNSENT_BYTES = 1 << 14  # what the kernel may hold beyond what the network has taken (Linux, TCP_NOTSENT_LOWAT)
 CLOSE_S = 1.0  # longest time that a broker may take to close after our DISCONNECT
 LEAST_BYTES = 512  # more than all of a PUBLISH but its payload
 
@@ -78,12 +78,17 @@ class MqttConnection(MqttProtocol):
 
     async def close(self) -> None:
         """Take leave with a DISCONNECT, so that the will is not published."""
-        if not self.closed.done():
-            self._leaving = True
-            self._send(Disconnect())
-            await asyncio.wait([self.closed], timeout=CLOSE_S)
-        self.abort()
+        self.leave("this end has left")
         await asyncio.wait([self.closed])
+
+    def leave(self, reason: str) -> None:
+        """Begin to take leave; `closed` gives the reason when that is done."""
+        if self.closed.done() or self._leaving:
+            return
+        self._loss = Loss(reason)
+        self._send(Disconnect())
+        self._leaving = True
+        self._loop.call_later(CLOSE_S, self.abort)
 
     @property
     def largest_payload(self) -> int:

@@ -11,10 +11,11 @@ import contextlib
 import functools
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from broker import tcpinfo
 from broker.aliases import InboundAliases
+from broker.counters import ConnectionCount
 from broker.dial import why
 from broker.errors import ProtocolError
 from broker.framer import SCRATCH_BYTES, Framer
@@ -30,15 +31,16 @@ from broker.login import (
     reason,
     terms,
 )
-from broker.packet_codec import decode, encode
+from broker.outbox import Outbox
+from broker.packet_decoder import decode
+from broker.packet_encoder import encode
 from broker.packets import V5, V311, Connack, Disconnect, Packet, Pingreq, Pingresp, Puback, Publish, Suback, Will
 from broker.ping import Ping
 from broker.properties import PacketType, Property
 from broker.publisher import Publisher
 from broker.reasons import Reason
-from broker.send_queue import SendQueue
 
-HELD = 256  # messages without their PUBACK at which a broker that knows no receive maximum is not read any more
+SLICE_BYTES = (1 << 16) + (1 << 12)  # the transport gets no more at once: what it holds cannot be overtaken any more
 
 BROKE = Loss("the connection broke")
 HUNG_UP = Loss("the broker closed the connection", hung_up=True)
@@ -55,7 +57,7 @@ class MqttProtocol(asyncio.BufferedProtocol):
 
     _transport: asyncio.Transport | None = None
     _socket: socket.socket | None = None
-    _queue: SendQueue
+    _outbox: Outbox
     _timer: asyncio.TimerHandle | None = None
 
     def __init__(self, login: Login, protocol: str, will: tuple[str, bytes], on_chunk: OnChunk) -> None:
@@ -67,15 +69,15 @@ class MqttProtocol(asyncio.BufferedProtocol):
         self.closed: asyncio.Future[Loss] = self._loop.create_future()
         self._connected: asyncio.Future[Terms] = self._loop.create_future()
         self._subscribed: dict[int, asyncio.Future[Suback]] = {}
-        self._publisher = Publisher(self._version)
+        self._publisher = Publisher(self._version, self._subscribed)
         self._framer = Framer(memoryview(bytearray(SCRATCH_BYTES)), MAX_PACKET_BYTES)
         self._aliases = InboundAliases(TOPIC_ALIAS_MAXIMUM)
         self._ping = Ping()
         self._loss = BROKE
         self._traffic: tcpinfo.Traffic = (0, 0, None, None)
-        self._received = 0
-        self._owed = 0  # messages that we have not acknowledged
-        self._awake = self._leaving = False
+        self._count = ConnectionCount()
+        self._queued = 0  # bytes of all packets so far, those that wait in the outbox included
+        self._awake = self._leaving = self._ended = False
 
     def abort(self) -> None:
         """Cut the connection without a word, so that the will is published."""
@@ -90,15 +92,19 @@ class MqttProtocol(asyncio.BufferedProtocol):
 
     def sent_bytes(self) -> int:
         """Bytes that the other end's kernel has; where ours does not tell, those that have left this process."""
-        info = None if self._socket is None else tcpinfo.read(self._socket)
-        return self._queue.passed_on if info is None else info.bytes_acked
+        waiting = 0 if self._socket is None else tcpinfo.unacknowledged(self._socket)
+        return max(0, self._outbox.passed_on - waiting)
+
+    def sent_of(self, messages: Collection[asyncio.Future[None]]) -> int:
+        """How many of those bytes are of these messages, known by their futures, as long as they have no PUBACK."""
+        return self._publisher.passed(self.sent_bytes(), messages)
 
     # The transport's calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._queue = SendQueue(transport)
+        self._outbox = Outbox(transport, self._count, SLICE_BYTES)
         # For TLS, 0 would be full when it is empty; and with the end of its handshake waiting it is full at once.
         transport.set_write_buffer_limits(high=1)
         self._send(connect(self._login, self._version, self._will))
@@ -107,7 +113,7 @@ class MqttProtocol(asyncio.BufferedProtocol):
         return self._framer.buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._received += nbytes
+        self._count.bytes_in += nbytes
         try:
             for first, body in self._framer.received(nbytes):
                 # A broker of MQTT 3.1.1 refuses MQTT 5 with a CONNACK of its own version.
@@ -121,19 +127,19 @@ class MqttProtocol(asyncio.BufferedProtocol):
             self.abort()
 
     def pause_writing(self) -> None:
-        self._queue.paused = True
+        self._outbox.paused = True
 
     def resume_writing(self) -> None:
-        self._queue.paused = False
+        self._outbox.paused = False
         self._pump()
 
     def eof_received(self) -> None:
-        if self._loss is BROKE:
-            self._loss = HUNG_UP
+        self._ended = True
+        self._hung_up()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if isinstance(exc, ConnectionError):
-            self.eof_received()
+            self._hung_up()
         if self._timer is not None:
             self._timer.cancel()
         if self._socket is not None:
@@ -143,20 +149,26 @@ class MqttProtocol(asyncio.BufferedProtocol):
         if isinstance(exc, ssl.SSLError):
             self._refuse(RefusedError(why(exc)))
         else:
-            # RabbitMQ before 3.13 answers MQTT 5 like this.
-            perhaps = ", perhaps because it speaks no MQTT 5" if self._version == V5 else ""
-            self._refuse(RefusedError(f"it closed the connection{perhaps}", older=True))
+            # RabbitMQ before 3.13 answers MQTT 5 like this, when it has read a CONNECT.
+            old = self._ended and self._count.bytes_out > 0
+            self._refuse(RefusedError("it closed the connection", older=old, closed=True))
         for future in self._subscribed.values():
             if not future.done():
                 future.set_exception(RefusedError(self._loss.reason))
         if not self.closed.done():
             self.closed.set_result(self._loss)
 
+    def _hung_up(self) -> None:
+        if self._loss is BROKE:
+            self._loss = HUNG_UP
+
     # Sending
 
     def _send(self, packet: Packet) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._queue.add(encode(packet, self._version))
+        if self._transport is not None and not self._transport.is_closing() and not self._leaving:
+            data = encode(packet, self._version)
+            self._queued += len(data)
+            self._outbox.answer(data)
             self._wake()
 
     def _wake(self) -> None:
@@ -167,28 +179,31 @@ class MqttProtocol(asyncio.BufferedProtocol):
     def _pump(self) -> None:
         self._awake = False
         if self._transport is not None and not self._transport.is_closing():
-            self._queue.pump(self._pull)
+            self._outbox.pump(self._pull)
 
     def _pull(self) -> tuple[bytes, memoryview] | None:
-        return None if self._leaving else self._publisher.pull()
+        message = None if self._leaving else self._publisher.pull(self._queued)
+        if message is not None:
+            self._queued += sum(map(len, message))
+        return message
 
     def _look(self, interval_s: float) -> None:
         """Keep the connection alive, and notice when it is not."""
         assert self._transport is not None
-        due = self._ping.look(self._queue.packets, self.sent_bytes(), self._received)
-        if self._ping.lost and self._transport.is_reading():
+        due = self._ping.look(self._count.packets_out, self.sent_bytes(), self._count.bytes_in)
+        if self._ping.lost:
             self._end("the broker does not answer any more", Reason.KEEPALIVE_TIMEOUT)
             return
         if due:
-            self._ping.asked = True
             self._send(Pingreq())
+            self._ping.ask(self._queued)
         self._timer = self._loop.call_later(interval_s, self._look, interval_s)
 
     def _end(self, why_not: str, code: int) -> None:
         """Give the connection up, and tell an MQTT 5 broker why if it can be told at once."""
         self._refuse(RefusedError(f"no MQTT broker: {why_not}"))
         self._loss = Loss(why_not)
-        if self._version == V5 and self._queue.empty and self._transport is not None:
+        if self._version == V5 and self._outbox.empty and self._transport is not None:
             self._transport.write(encode(Disconnect(code), V5))
         self.abort()
 
@@ -206,7 +221,7 @@ class MqttProtocol(asyncio.BufferedProtocol):
                 self._publisher.acknowledge(packet)
                 self._wake()
             case Pingresp():
-                self._ping.asked = False
+                self._ping.answered()
             case Suback() if packet.packet_id in self._subscribed:
                 future = self._subscribed.pop(packet.packet_id)
                 if not future.done():
@@ -229,15 +244,5 @@ class MqttProtocol(asyncio.BufferedProtocol):
         if message.qos == 0:
             self._on_chunk(topic, memoryview(message.payload), None)
             return
-        self._owed += 1
-        if self._owed == HELD and self._transport is not None:
-            self._transport.pause_reading()
-        self._on_chunk(topic, memoryview(message.payload), functools.partial(self._acknowledge, message.packet_id))
-
-    def _acknowledge(self, packet_id: int) -> None:
-        self._owed -= 1
-        if self._transport is None or self._transport.is_closing():
-            return
-        if self._owed == HELD - 1:
-            self._transport.resume_reading()
-        self._send(Puback(packet_id))
+        acknowledge = functools.partial(self._send, Puback(message.packet_id))
+        self._on_chunk(topic, memoryview(message.payload), acknowledge)

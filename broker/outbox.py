@@ -1,7 +1,7 @@
 """Writes packets to one transport: small ones together, large payloads in slices that are never copied.
 
-Nothing is written ahead of what the peer takes. While the transport is full, messages stay in their session, where
-the byte cap counts them, and only answers such as PUBACK wait here.
+Nothing is written ahead of what the peer takes. While the transport is full, messages stay with whoever holds them,
+and only answers such as PUBACK wait here; so whatever becomes urgent overtakes all that has not left the process.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 from broker.counters import ConnectionCount
 from broker.fields import Buffer
+from broker.gather import MOST_BUFFERS, Gatherer
 
-BATCH_BYTES = 1 << 16
-LARGE_BYTES = 1 << 17
-SLICE_BYTES = 1 << 18
+SLICE_BYTES = (1 << 18) + (1 << 14)
+"""One chunk of the largest kind with its head: a rest of some bytes would cost a system call of its own."""
 ANSWER_BYTES = 1 << 20
 """How many bytes of answers may wait for a client that sends requests and does not read."""
 
@@ -23,17 +23,18 @@ Pull = Callable[[], tuple[bytes, Buffer] | None]
 
 
 class Outbox:
-    """The sending end of one connection."""
+    """The sending end of one connection; about `slice_bytes` are written at once."""
 
-    __slots__ = ("_answers", "_rest", "_transport", "count", "paused")
+    __slots__ = ("_answers", "_gatherer", "_rest", "_slice_bytes", "_transport", "count", "paused")
 
-    def __init__(self, transport: asyncio.Transport, count: ConnectionCount) -> None:
-        transport.set_write_buffer_limits(high=BATCH_BYTES, low=BATCH_BYTES // 4)
+    def __init__(self, transport: asyncio.Transport, count: ConnectionCount, slice_bytes: int = SLICE_BYTES) -> None:
         self.count = count
         self.paused = False
         self._transport = transport
+        self._gatherer = Gatherer(transport)
+        self._slice_bytes = slice_bytes
         self._answers = bytearray()
-        self._rest: memoryview | None = None  # of a large payload; no other packet may come in between
+        self._rest: memoryview | None = None  # of a payload; no other packet may come in between
 
     def answer(self, packet: bytes) -> bool:
         """Queue a small packet ahead of all messages; False where too many of them wait already."""
@@ -43,35 +44,28 @@ class Outbox:
 
     def pump(self, pull: Pull) -> bool:
         """Write until the transport is full (False) or nothing is left (True)."""
-        batch: list[Buffer] = []
-        size = 0
         while not self.paused:
-            if self._rest is not None:
-                self._write_slice(self._rest)
-                continue
-            if self._answers:
-                batch.append(bytes(self._answers))
-                size += len(self._answers)
-                self._answers.clear()
-            message = pull()
-            if message is None:
-                self._write(batch)
-                return True
-            head, payload = message
-            self.count.packets_out += 1
-            self.count.publishes_out += 1
-            batch.append(head)
-            size += len(head)
-            if len(payload) > LARGE_BYTES:
-                self._rest = memoryview(payload)
-            else:
-                batch.append(payload)
-                size += len(payload)
-            if size >= BATCH_BYTES or self._rest is not None:
-                self._write(batch)
-                batch = []
-                size = 0
+            batch: list[Buffer] = []
+            size = 0
+            while size < self._slice_bytes and len(batch) < MOST_BUFFERS:
+                part = self._next(pull, self._slice_bytes - size)
+                if part is None:
+                    self._write(batch, size)
+                    return True
+                batch.append(part)
+                size += len(part)
+            self._write(batch, size)
         return False
+
+    @property
+    def empty(self) -> bool:
+        """Whether all that was queued has left the process."""
+        return not self._answers and self._rest is None and not self._transport.get_write_buffer_size()
+
+    @property
+    def passed_on(self) -> int:
+        """Bytes that have left the process."""
+        return self.count.bytes_out - self._transport.get_write_buffer_size()
 
     def close(self) -> None:
         """Close our direction once all is flushed, and leave the rest to the peer; `pump` has returned True.
@@ -90,12 +84,26 @@ class Outbox:
         else:
             transport.close()
 
-    def _write_slice(self, rest: memoryview) -> None:
-        self._rest = rest[SLICE_BYTES:] if len(rest) > SLICE_BYTES else None
-        self._write([rest[:SLICE_BYTES]])
+    def _next(self, pull: Pull, room: int) -> Buffer | None:
+        """The next bytes to write, of a payload at most `room`."""
+        rest = self._rest
+        if rest is not None:
+            self._rest = rest[room:] if len(rest) > room else None
+            return rest[:room]
+        if self._answers:
+            answers, self._answers = self._answers, bytearray()
+            return memoryview(answers)
+        message = pull()
+        if message is None:
+            return None
+        head, payload = message
+        self.count.packets_out += 1
+        self.count.publishes_out += 1
+        if len(payload):
+            self._rest = memoryview(payload)
+        return head
 
-    def _write(self, batch: list[Buffer]) -> None:
+    def _write(self, batch: list[Buffer], size: int) -> None:
         if batch:
-            data = batch[0] if len(batch) == 1 else b"".join(batch)
-            self.count.bytes_out += len(data)
-            self._transport.write(data)
+            self.count.bytes_out += size
+            self._gatherer.write(batch)

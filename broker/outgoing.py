@@ -8,16 +8,17 @@ import itertools
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from broker import messages, wire
 from broker.channel import ChannelConfig, Count
 from broker.chunk_size import Cut, choose
-from broker.credit import stride
+from broker.credit import UNCONFIRMED_BYTES, stride
 from broker.errors import BrokerError, DeadlineError, WireError
 from broker.lane import Lane
-from broker.messages import Credit, DownHeld, Message, Metrics, State, UpHeld
+from broker.messages import Credit, DownHeld, Message, Metrics, Share, State, UpHeld
+from broker.progress import LOOKS, Progress
 from broker.rate import Rate
 from broker.slots import Slots
 from broker.topics import SERVER, Topic, check_name
@@ -25,8 +26,9 @@ from broker.transfer import Transfer
 
 BULK = ("up", "down")
 DOWNWARD = ("down", "cmd")
-OWN = (State, Metrics, Credit, UpHeld, DownHeld)
+OWN = (State, Metrics, Credit, UpHeld, DownHeld, Share)
 """Messages that no receiver confirms; all others are kept until it does."""
+PATIENCE = 0.25  # of the deadline: how long an agent waits for word of what has arrived before it asks for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +65,20 @@ class Outgoing(ABC):
         self._slots = {True: Slots(config.window), False: Slots(config.window)}
         self._lanes: dict[tuple[str, str], Lane] = {}
         self._rates: dict[str, Rate] = {}
+        self._limit = UNCONFIRMED_BYTES  # how much may go to one peer on one topic without word of it
+        self._patience: dict[Lane, asyncio.TimerHandle] = {}
         self._failure: BrokerError | None = None
-        self._moved_at = 0.0  # when the broker last acknowledged something
 
     @abstractmethod
     def _publish(self, chunk: Chunk) -> asyncio.Future[None]:
         """Hand a chunk to the transport; done when it is acknowledged. Cancelling it withdraws the chunk."""
 
-    def _sent_bytes(self) -> int:
-        """A number that rises while bytes leave this machine."""
+    @abstractmethod
+    def _announce(self) -> None:
+        """Say that this end is here, which its peers answer with what they have of it."""
+
+    def _sent_bytes(self, chunks: Collection[asyncio.Future[None]]) -> int:
+        """How many bytes of these chunks, which are under way, have left this machine."""
         return 0
 
     async def send(self, peer: str, message: Message) -> int:
@@ -115,7 +122,7 @@ class Outgoing(ABC):
 
     def _lane(self, peer: str, channel: str) -> Lane:
         if (peer, channel) not in self._lanes:
-            self._lanes[(peer, channel)] = Lane(channel in BULK, channel not in ("state", "metrics"))
+            self._lanes[(peer, channel)] = Lane(channel in BULK, channel not in ("state", "metrics"), self._limit)
         return self._lanes[(peer, channel)]
 
     def _lanes_to(self, peer: str) -> Iterator[Lane]:
@@ -125,16 +132,20 @@ class Outgoing(ABC):
     def _transfer(self, peer: str, topic: Topic, kind: type[Message], body: bytes) -> Transfer:
         config, rate = self.config, self._rates.setdefault(peer, Rate())
         if config.chunk_bytes:
-            cut = Cut(min(config.chunk_bytes, self.largest_chunk), config.window)
+            cut, keepalive_s = Cut(min(config.chunk_bytes, self.largest_chunk), config.window), 0
         else:
-            cut = choose(len(body), rate.per_s, config.window, config.keepalive_s, self.largest_chunk)
+            keepalive_s = config.keepalive_s
+            largest = min(self.largest_chunk, max(wire.USUAL_BYTES, self._limit // 4))
+            cut = choose(len(body), rate.per_s, rate.lately, config.window, keepalive_s, largest)
         count = wire.chunk_count(len(body), cut.chunk_bytes)
         if count > wire.MAX_CHUNKS:
             raise WireError(f"{kind.__name__} of {len(body)} bytes are {count} chunks, more than {wire.MAX_CHUNKS}")
         credit = stride(kind.channel, count, cut.window)
-        measured = rate if self.measures and kind.channel in BULK and count > 1 else None
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        return Transfer(peer, str(topic), kind, self.boot, next(self._ids), body, cut, credit, done, measured)
+        measured = rate if self.measures and kind.channel in BULK else None
+        number, done = next(self._ids), asyncio.get_running_loop().create_future()
+        return Transfer(
+            peer, str(topic), kind, self.boot, number, body, cut, credit, done, measured, keepalive_s, config.window
+        )
 
     def _go_on(self, lane: Lane) -> None:
         """Hand over all that can be handed over now that something has changed for a lane."""
@@ -145,7 +156,20 @@ class Outgoing(ABC):
             header, body = transfer.chunk(index, time.monotonic())
             future = self._hand_over(transfer.kind, transfer.topic, header, body)
             transfer.pending.add(future)
+            slots.under_way.add(future)
             future.add_done_callback(functools.partial(self._acknowledged, chosen, transfer, index))
+        # A server would have all its agents answer.
+        if self.name != SERVER and lane.stuck and lane not in self._patience:
+            later = asyncio.get_running_loop().call_later
+            self._patience[lane] = later(self.config.timeout_s * PATIENCE, self._ask, lane, lane.moved_at)
+
+    def _ask(self, lane: Lane, moved_at: float) -> None:
+        """Have a word repeated that seems to be lost."""
+        del self._patience[lane]
+        if lane.stuck and lane.moved_at == moved_at:
+            self._announce()
+        else:
+            self._go_on(lane)
 
     def _hand_over(self, kind: type[Message], topic: str, header: bytes, body: memoryview) -> asyncio.Future[None]:
         qos, retain = int(kind.channel != "metrics"), kind.channel == "state"
@@ -153,14 +177,15 @@ class Outgoing(ABC):
         return self._publish(Chunk(topic, kind.__name__, header, body, qos, retain, kind.channel in BULK))
 
     def _acknowledged(self, lane: Lane, transfer: Transfer, index: int, future: asyncio.Future[None]) -> None:
-        now = time.monotonic()
+        now, slots = time.monotonic(), self._slots[lane.bulk]
         transfer.pending.discard(future)
-        self._slots[lane.bulk].free += 1
+        lane.landed(transfer, index)
+        slots.give_back(future)
         if not future.cancelled():
             if (error := future.exception()) is not None:
                 lane.remove(transfer, now, error)
             else:
-                self._moved_at = now
+                slots.acknowledged_at = now
                 if self.name != SERVER:  # the broker is as near to the server as it likes, and tells nothing of agents
                     transfer.arrived([index], now)
                 lane.acknowledged(transfer, now)
@@ -168,25 +193,33 @@ class Outgoing(ABC):
 
     async def _finished(self, lane: Lane, transfer: Transfer) -> None:
         """Wait until a message is done; DeadlineError when nothing moves for `timeout_s`."""
-        limit, began, sent = self.config.timeout_s, time.monotonic(), self._sent_bytes()
+        limit, slots, now = self.config.timeout_s, self._slots[lane.bulk], time.monotonic()
+        progress = Progress(now, slots.freed, self._sent_bytes(slots.under_way))
         while not transfer.done.done():
             awaited = lane.awaited(transfer)
-            moved = max(began, lane.moved_at, 0.0 if awaited else self._moved_at)
-            left = moved + limit - time.monotonic()
-            if left > 0:
-                await asyncio.wait([transfer.done], timeout=left)
-            elif not awaited and self._sent_bytes() != sent:
-                began, sent = time.monotonic(), self._sent_bytes()
-            else:
+            acknowledged_at, sent = 0.0, 0
+            if not awaited:
+                acknowledged_at, sent = slots.acknowledged_at, self._sent_bytes(slots.under_way)
+            moved = progress.look(now, max(lane.moved_at, acknowledged_at), slots.freed, sent)
+            left = moved + limit - now
+            if left <= 0:
                 raise DeadlineError(
                     f"{transfer.peer}: no progress for {limit:g} s with {transfer}: "
                     f"awaited {awaited or 'an acknowledgement of the broker'}"
                 )
+            await asyncio.wait([transfer.done], timeout=min(left, limit / LOOKS))
+            now = time.monotonic()
         transfer.done.result()
 
     def _give_up_sending(self, error: BrokerError) -> None:
         """Whoever sends gets the error."""
         self._failure = error
+        self._clear_lanes(error)
+
+    def _clear_lanes(self, error: BrokerError) -> None:
+        for timer in self._patience.values():
+            timer.cancel()
+        self._patience.clear()
         for lane in self._lanes.values():
             lane.clear(error)
 

@@ -1,4 +1,4 @@
-"""The packets of MQTT 3.1.1 and 5.0 as values; `packet_codec` turns them into bytes and back.
+"""The packets of MQTT 3.1.1 and 5.0 as values; `packet_encoder` turns them into bytes and `packet_decoder` makes them.
 
 Fields that exist only in MQTT 5 (properties, most reason codes, subscription options) keep their defaults in 3.1.1.
 """
@@ -179,9 +179,27 @@ Packet = (
     | Auth
 )
 
+FLAGS = {PacketType.PUBREL: 2, PacketType.SUBSCRIBE: 2, PacketType.UNSUBSCRIBE: 2}
+"""The low bits of a first byte, where they are not 0 (PUBLISH has its own)."""
+
 ACKNOWLEDGEMENTS: dict[PacketType, type[Puback] | type[Pubrec] | type[Pubrel] | type[Pubcomp]] = {
     PacketType.PUBACK: Puback,
     PacketType.PUBREC: Pubrec,
     PacketType.PUBREL: Pubrel,
     PacketType.PUBCOMP: Pubcomp,
 }
+
+_OF_PUBLISH = frozenset((0x00, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99))
+_OF_RELEASE = frozenset((0x00, 0x92))
+_OF_BOTH_ENDS = {0x00, *range(0x80, 0x84), 0x90, *range(0x93, 0x9A)}
+OF_SERVERS = {0x87, 0x89, 0x8B, 0x8D, 0x8E, 0x8F, *range(0x9A, 0xA3)}
+
+REASON_CODES: dict[PacketType, frozenset[int]] = {
+    PacketType.PUBACK: _OF_PUBLISH,
+    PacketType.PUBREC: _OF_PUBLISH,
+    PacketType.PUBREL: _OF_RELEASE,
+    PacketType.PUBCOMP: _OF_RELEASE,
+    PacketType.DISCONNECT: frozenset({0x04, *_OF_BOTH_ENDS, *OF_SERVERS}),
+    PacketType.AUTH: frozenset((0x00, 0x18, 0x19)),
+}
+"""Those that a packet may have, of the packets that a client may send; either end reads them."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import fcntl
-import ipaddress
 import json
 import os
 import re
@@ -24,16 +23,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from broker.certificates import builder, host_name, now, revocations, revoked, subject, usage
 from broker.errors import SettingsError
 from broker.files import PRIVATE, PUBLIC, write_file
 
 AUTHORITY, BROKER = "ca", "broker"
 AUTHORITY_DAYS, BROKER_DAYS, DEVICE_DAYS = 3_652, 825, 365
-SKEW = dt.timedelta(hours=1)
-"""Certificates begin this much before they are made, for devices whose clocks are slow."""
-
 _NAME = re.compile(r"[A-Za-z0-9_.]{1,64}")
 
 
@@ -58,7 +55,7 @@ class Pki:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.hosts, self.issued = _parse(directory / "index.json", _load_index, "index")
+        self.hosts, self.issued, self._lists = _parse(directory / "index.json", _load_index, "index")
         self._certificate = _parse(self.path(AUTHORITY, "crt"), x509.load_pem_x509_certificate, "certificate")
         self._key = _parse(self.path(AUTHORITY, "key"), lambda pem: load_pem_private_key(pem, None), "key")
 
@@ -70,18 +67,18 @@ class Pki:
         """
         if (directory / "index.json").exists() and not force:
             raise SettingsError(f"{directory} holds an authority already; valid: another directory, or --force")
-        if not 1 <= len(name) <= 64:
-            raise SettingsError(f"--name: {name!r:.80} is no name; valid: 1 to 64 characters")
+        if not (name.isprintable() and 1 <= len(name.encode()) <= 64):
+            raise SettingsError(f"--name: {name!r:.80} is no name; valid: text of 1 to 64 bytes in UTF-8")
         hosts = list(hosts) or list(dict.fromkeys(("localhost", "127.0.0.1", "::1", socket.gethostname())))
-        names = [_general_name(host) for host in hosts]
+        names = [host_name(host) for host in hosts]
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         key = ec.generate_private_key(ec.SECP256R1())
-        builder = _builder(name, key.public_key(), AUTHORITY_DAYS)
-        builder = builder.issuer_name(_subject(name))
-        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        builder = builder.add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
-        _write_pair(directory, AUTHORITY, builder.sign(key, hashes.SHA256()), key)
-        _write_index(directory, hosts, [])
+        form = builder(name, key.public_key(), AUTHORITY_DAYS, None)
+        form = form.issuer_name(subject(name))
+        form = form.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        form = form.add_extension(usage(key_cert_sign=True, crl_sign=True), critical=True)
+        _write_pair(directory, AUTHORITY, form.sign(key, hashes.SHA256()), key)
+        _write_index(directory, hosts, [], 0)
         pki = cls(directory)
         pki._write_revocations()
         pki._issue(BROKER, BROKER_DAYS, x509.SubjectAlternativeName(names), None)
@@ -99,10 +96,10 @@ class Pki:
         if not 1 <= (days := days or (BROKER_DAYS if name == BROKER else DEVICE_DAYS)) <= AUTHORITY_DAYS:
             raise SettingsError(f"days: {days} is out of range; valid: 1 to {AUTHORITY_DAYS}")
         with self._locked():
-            if self.path(name, "crt").exists() and not force:
+            if self._good(name) and not force:
                 raise SettingsError(f"{name} has a certificate already; valid: another name, or --force")
             self._mark_revoked(name)
-            names = x509.SubjectAlternativeName([_general_name(host) for host in self.hosts])
+            names = x509.SubjectAlternativeName([host_name(host) for host in self.hosts])
             issued = self._issue(name, days, names if name == BROKER else None, begins)
             self._write_revocations()
         return issued
@@ -132,7 +129,8 @@ class Pki:
         descriptor = os.open(self.directory, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            self.issued = Pki(self.directory).issued
+            now_there = Pki(self.directory)
+            self.issued, self._lists = now_there.issued, now_there._lists
             yield
         finally:
             os.close(descriptor)
@@ -141,85 +139,43 @@ class Pki:
         self, name: str, days: int, hosts: x509.SubjectAlternativeName | None, begins: dt.datetime | None
     ) -> Issued:
         key = ec.generate_private_key(ec.SECP256R1())
-        builder = _builder(name, key.public_key(), days, begins)
-        builder = builder.issuer_name(self._certificate.subject)
-        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        builder = builder.add_extension(_usage(digital_signature=True), critical=True)
+        form = builder(name, key.public_key(), days, begins)
+        form = form.issuer_name(self._certificate.subject)
+        form = form.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        form = form.add_extension(usage(digital_signature=True), critical=True)
         purpose = ExtendedKeyUsageOID.SERVER_AUTH if hosts else ExtendedKeyUsageOID.CLIENT_AUTH
-        builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
-        builder = builder.add_extension(
+        form = form.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        form = form.add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
         )
         if hosts:
-            builder = builder.add_extension(hosts, critical=False)
-        certificate = builder.sign(self._key, hashes.SHA256())
+            form = form.add_extension(hosts, critical=False)
+        certificate = form.sign(self._key, hashes.SHA256())
         issued = Issued(name, f"{certificate.serial_number:x}", certificate.not_valid_after_utc.isoformat())
         self.issued.append(issued)
         # The index first: a certificate that it does not know could not be revoked.
-        _write_index(self.directory, self.hosts, self.issued)
+        _write_index(self.directory, self.hosts, self.issued, self._lists)
         _write_pair(self.directory, name, certificate, key)
         return issued
 
     def _mark_revoked(self, name: str) -> int:
-        now = _now().isoformat()
-        good = [entry for entry in self.issued if entry.name == name and not entry.revoked]
-        self.issued = [Issued(e.name, e.serial, e.not_after, now) if e in good else e for e in self.issued]
+        good, time = self._good(name), now().isoformat()
+        self.issued = [Issued(e.name, e.serial, e.not_after, time) if e in good else e for e in self.issued]
         return len(good)
 
+    def _good(self, name: str) -> list[Issued]:
+        return [entry for entry in self.issued if entry.name == name and not entry.revoked]
+
     def _write_revocations(self) -> None:
-        """The index and the list, which lasts as long as the authority: one that has run out shuts out everybody."""
-        _write_index(self.directory, self.hosts, self.issued)
-        builder = x509.CertificateRevocationListBuilder().issuer_name(self._certificate.subject)
-        builder = builder.last_update(_now() - SKEW).next_update(self._certificate.not_valid_after_utc)
+        """The index, and then the list."""
+        self._lists += 1
+        _write_index(self.directory, self.hosts, self.issued, self._lists)
+        form = revocations(self._certificate, self._lists)
         for entry in self.issued:
             if entry.revoked:
-                revoked = x509.RevokedCertificateBuilder().serial_number(int(entry.serial, 16))
-                revoked = revoked.revocation_date(dt.datetime.fromisoformat(entry.revoked))
-                builder = builder.add_revoked_certificate(revoked.build())
-        signed = builder.sign(self._key, hashes.SHA256())
-        write_file(self.revocations, signed.public_bytes(Encoding.PEM), PUBLIC)
-
-
-def _builder(
-    name: str, key: ec.EllipticCurvePublicKey, days: int, begins: dt.datetime | None = None
-) -> x509.CertificateBuilder:
-    start = begins or _now()
-    return (
-        x509.CertificateBuilder()
-        .subject_name(_subject(name))
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start - SKEW)
-        .not_valid_after(start + dt.timedelta(days=days))
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-    )
-
-
-def _subject(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-
-
-def _usage(**uses: bool) -> x509.KeyUsage:
-    names = (
-        "digital_signature content_commitment key_encipherment data_encipherment key_agreement "
-        "key_cert_sign crl_sign encipher_only decipher_only"
-    )
-    return x509.KeyUsage(**{name: uses.get(name, False) for name in names.split()})
-
-
-def _general_name(host: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        pass
-    try:
-        return x509.DNSName(host)
-    except ValueError:
-        raise SettingsError(f"--host: {host!r:.80} is no name of a host and no address") from None
-
-
-def _now() -> dt.datetime:
-    return dt.datetime.now(dt.UTC).replace(microsecond=0)
+                at = dt.datetime.fromisoformat(entry.revoked)
+                form = form.add_revoked_certificate(revoked(int(entry.serial, 16), at))
+        write_file(self.revocations, form.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM), PUBLIC)
 
 
 def _parse(path: Path, parse: Any, what: str) -> Any:
@@ -231,13 +187,14 @@ def _parse(path: Path, parse: Any, what: str) -> Any:
         raise SettingsError(f"{path} holds no {what} that can be read") from None
 
 
-def _load_index(text: bytes) -> tuple[list[str], list[Issued]]:
+def _load_index(text: bytes) -> tuple[list[str], list[Issued], int]:
     index = json.loads(text)
-    return [str(host) for host in index["hosts"]], [Issued(**entry) for entry in index["issued"]]
+    issued = [Issued(**entry) for entry in index["issued"]]
+    return [str(host) for host in index["hosts"]], issued, int(index.get("revocation_lists", 0))
 
 
-def _write_index(directory: Path, hosts: list[str], issued: list[Issued]) -> None:
-    index = {"hosts": hosts, "issued": [asdict(entry) for entry in issued]}
+def _write_index(directory: Path, hosts: list[str], issued: list[Issued], lists: int) -> None:
+    index = {"hosts": hosts, "revocation_lists": lists, "issued": [asdict(entry) for entry in issued]}
     write_file(directory / "index.json", json.dumps(index, indent=1).encode() + b"\n", PUBLIC)
 
 

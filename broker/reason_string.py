@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from broker.packet_codec import encode
+from broker.packet_encoder import encode
 from broker.packets import V5, Connack, Disconnect, Puback, Pubcomp, Pubrec, Pubrel, Suback
 from broker.properties import Property
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import mmap
 from collections import OrderedDict, deque
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from broker.errors import WireError
+from broker.room import Room
 from broker.wire import Buffer, Envelope
 
 
@@ -101,15 +102,27 @@ class Reassembler:
 
     Bounded by the declared lengths, checked before memory is taken: a message is at most `max_message_bytes`, all
     partial messages together at most `max_bytes` and `max_messages`; to stay within them the oldest partial message,
-    which lost a chunk, is given up and counted. A message is known by (boot, type, id); ids rise, and the newest
-    `remembered` completed ones of each type are kept for comparison. A new boot drops the old one's partial messages.
+    which lost a chunk, is given up and counted. All senders share a `room`; `robbed` is called when another's message
+    has taken the place of one of this sender, which then has to come again. A message is known by (boot, type, id); ids
+    rise, and the newest `remembered` completed ones of each type are kept for comparison. A new boot drops the old
+    one's partial messages.
     """
 
-    def __init__(self, max_message_bytes: int, max_bytes: int, max_messages: int = 8, remembered: int = 1024) -> None:
+    def __init__(
+        self,
+        max_message_bytes: int,
+        max_bytes: int,
+        max_messages: int = 8,
+        remembered: int = 1024,
+        room: Room | None = None,
+        robbed: Callable[[], None] = lambda: None,
+    ) -> None:
         self._max_message_bytes = max_message_bytes
         self._max_bytes = max(max_bytes, max_message_bytes)
         self._max_messages = max_messages
         self._remembered = remembered
+        self._room = room if room is not None else Room(self._max_bytes)
+        self._robbed = robbed
         self.boot: int | None = None  # the sender's process
         self._retired: deque[int] = deque(maxlen=16)
         self._partial: OrderedDict[int, _Partial] = OrderedDict()
@@ -136,6 +149,7 @@ class Reassembler:
             return Placed(1, envelope.chunk)
         if partial is None:
             partial = self._begin(envelope)
+        self._room.touch((self, envelope.message_id))
         self._place(partial, envelope)
         received = partial.received
         if received < partial.count:
@@ -163,11 +177,16 @@ class Reassembler:
             return False
         if self.boot is not None:
             self._retired.append(self.boot)
-        self.abandoned += len(self._partial)
-        self.boot, self.bytes_in_progress = boot, 0
-        self._partial.clear()
-        self._seen.clear()
+        self.forget()
+        self.boot = boot
         return True
+
+    def forget(self) -> None:
+        """Give up all partial messages, and remember nothing."""
+        self.abandoned += len(self._partial)
+        for message_id in list(self._partial):
+            self._drop(message_id)
+        self._seen.clear()
 
     def _begin(self, envelope: Envelope) -> _Partial:
         while self._partial and (
@@ -176,7 +195,12 @@ class Reassembler:
             self._drop(next(iter(self._partial)))
             self.abandoned += 1
         # Pages that nothing was written to take no memory, whatever length a sender declares.
-        body = memoryview(mmap.mmap(-1, envelope.total))
+        try:
+            body = memoryview(mmap.mmap(-1, envelope.total))
+        except OSError as error:
+            raise WireError(f"no memory for a message of {envelope.total} bytes: {error}") from None
+        message_id = envelope.message_id
+        self._room.take((self, message_id), envelope.total, lambda: self._give_up(message_id))
         partial = _Partial(envelope.message_type, envelope.count, envelope.total, body)
         self._partial[envelope.message_id] = partial
         self.bytes_in_progress += envelope.total
@@ -195,3 +219,9 @@ class Reassembler:
 
     def _drop(self, message_id: int) -> None:
         self.bytes_in_progress -= self._partial.pop(message_id).total
+        self._room.release((self, message_id))
+
+    def _give_up(self, message_id: int) -> None:
+        self._drop(message_id)
+        self.abandoned += 1
+        self._robbed()

@@ -7,22 +7,27 @@ from collections.abc import Callable
 
 from broker.admission import Admission
 from broker.application_message import Message
-from broker.authority import Authority, Grants
+from broker.authority import Authority, Grants, may_publish
 from broker.broker_config import BrokerConfig
 from broker.counters import Counters, Totals
 from broker.dialogue import Dialogue
 from broker.drop_log import DropLog
 from broker.errors import ProtocolError
+from broker.log import told
 from broker.packets import Will
 from broker.properties import Property
 from broker.reasons import Reason
 from broker.router import Router
 from broker.session import Outlet, Session
+from broker.store import Store
 from broker.topic_filter import unshared
 
 
 class Registry:
-    """What the connections of one broker share; `connected` is how many sessions have one. For one event loop only."""
+    """What the connections of one broker share; `connected` is how many sessions have one. For one event loop only.
+
+    `store` is the file that follows it, None where everything ends with the process; `closing` when that is soon.
+    """
 
     def __init__(self, config: BrokerConfig, authority: Authority) -> None:
         self.config = config
@@ -32,10 +37,12 @@ class Registry:
         self.router = Router(config.queue_bytes, config.retained_bytes, self.totals)
         self.sessions: dict[str, Session] = {}
         self.connected = 0
+        self.store: Store | None = None
+        self.closing = False
         self._drops = DropLog()
         self._loop = asyncio.get_running_loop()
         self._expiries: dict[Session, asyncio.TimerHandle] = {}
-        self._wills: dict[Session, tuple[asyncio.TimerHandle, Will]] = {}
+        self._wills: dict[Session, tuple[asyncio.Handle, Will]] = {}
 
     def attach(
         self, outlet: Outlet, admission: Admission, grants: Grants, clean_start: bool, will: Will | None = None
@@ -73,11 +80,10 @@ class Registry:
         self.connected -= 1
         if will:
             delay = min(will.properties.get(Property.WILL_DELAY, 0), session.expiry_s)
-            if delay:
-                self._wills[session] = (self._loop.call_later(delay, self._will_is_due, session), will)
-            else:
-                # Not within this call: a will may disconnect a slow subscriber whose will disconnects the next one.
-                self._loop.call_soon(self._publish_will, will)
+            # Never within this call: a will may disconnect a slow subscriber whose will disconnects the next one.
+            soon, later = self._loop.call_soon, self._loop.call_later
+            due = later(delay, self._will_is_due, session) if delay else soon(self._will_is_due, session)
+            self._wills[session] = due, will
         if session.expiry_s:
             self._expiries[session] = self._loop.call_later(session.expiry_s, self._expire, session)
         else:
@@ -96,18 +102,21 @@ class Registry:
         session.expiry_s = min(expiry_s, self.config.session_expiry_s)
 
     def renew(self, renewed: Callable[[Grants], Grants]) -> None:
-        """Give every client that is connected new grants for its old; ProtocolError from `renewed` ends the client."""
+        """Give every client new grants for its old; ProtocolError from `renewed` ends the client, without its will."""
         for session in list(self.sessions.values()):
-            if session.outlet is not None:
-                try:
-                    session.grants = renewed(session.grants)
-                except ProtocolError as error:
-                    session.outlet.end(Reason(error.reason_code), str(error))
+            try:
+                session.grants = renewed(session.grants)
+            except ProtocolError as error:
+                if session.outlet is not None:
+                    session.outlet.end(Reason(error.reason_code), str(error), will=False)
                 else:
+                    self._drop_will(session)
+            else:
+                if session.outlet is not None:
                     self._confine(session)
 
     def close(self) -> None:
-        """Cancel all timers; no will and no session outlives the broker."""
+        """Cancel all timers; nothing in memory outlives the broker."""
         for handle, _ in self._wills.values():
             handle.cancel()
         for handle in self._expiries.values():
@@ -141,18 +150,27 @@ class Registry:
     def _will_is_due(self, session: Session) -> None:
         handle, will = self._wills.pop(session)
         handle.cancel()
-        self._publish_will(will)
-
-    def _publish_will(self, will: Will) -> None:
+        if not may_publish(session.grants, will.topic):  # its right may be gone since CONNECT
+            self.totals.forbidden += 1
+            told("forbidden", client=session.client_id, topic=will.topic)
+            return
         now = self._loop.time()
         message = Message.of(will.topic, will.payload, will.qos, will.retain, will.properties, now)
         self.router.publish(message, None)
 
     def _cancel(self, session: Session) -> None:
-        """A client that comes back in time keeps its session and takes back its will."""
+        """A client that comes back in time keeps its session and takes back its will, if that has a delay."""
         expiry = self._expiries.pop(session, None)
         if expiry:
             expiry.cancel()
-        will = self._wills.pop(session, None)
-        if will:
-            will[0].cancel()
+        due, _ = self._wills.get(session, (None, None))
+        if isinstance(due, asyncio.TimerHandle):
+            self._drop_will(session)
+        elif due is not None:
+            self._will_is_due(session)
+
+    def _drop_will(self, session: Session) -> None:
+        """A will that waits, if there is one, is not published any more."""
+        if session in self._wills:
+            due, _ = self._wills.pop(session)
+            due.cancel()

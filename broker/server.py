@@ -13,6 +13,7 @@ from typing import Any
 from broker.application_message import Message
 from broker.authority import Authority
 from broker.broker_config import BrokerConfig
+from broker.buffer_pool import BufferPool
 from broker.connection import Connection
 from broker.connections import Connections
 from broker.counters import ConnectionCount
@@ -28,7 +29,7 @@ from broker.reasons import Reason
 from broker.registry import Registry
 from broker.statistics import Statistics, gather
 from broker.sys_topics import SysTopics
-from broker.tls import Gate, server_context
+from broker.tls import Gate
 from broker.topic_filter import check_topic
 from broker.web_listeners import web_listeners
 
@@ -63,6 +64,7 @@ class Broker:
             *self._web,
         ]
         self._scratch = memoryview(bytearray(SCRATCH_BYTES))
+        self._pool = BufferPool()
         self._sys_timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Broker:
@@ -89,6 +91,7 @@ class Broker:
         if self._sys_timer is not None:
             self._sys_timer.cancel()
         await self._opened.aclose()
+        self._registry.closing = True
         for connection in self._connections:
             connection.end(Reason.SERVER_SHUTTING_DOWN, will=False)
         try:
@@ -107,14 +110,28 @@ class Broker:
     def reload(self) -> None:
         """Read the files of users, rules and certificates again; SettingsError, and nothing has changed.
 
-        Clients that are connected have the rights of the new files, and those that may not stay are ended.
+        Clients that are connected have the rights of the new files, and those that may not stay are ended. Where
+        certificates are trusted that were not before, or the other way round, all who showed one have to do so again.
         """
-        context = server_context(self.config) if self.gate else None
+        fresh = self.gate.reread() if self.gate else None
+        others = self.gate is not None and fresh is not None and self.gate.is_other(fresh[1])
         if isinstance(self.authority, Guard):
-            self.authority.reload()
+            self.authority.reload(others)
+        if self.gate and fresh:
+            self.gate.replace(*fresh)
+        if others:
+            self._end_strangers()
+        if isinstance(self.authority, Guard):
             self._registry.renew(self.authority.renew)
-        if self.gate and context:
-            self.gate.context = context
+
+    def _end_strangers(self) -> None:
+        """End the connections that are TLS and no client's yet: whom they belong to was found out in the past."""
+        for listener in self._web:
+            listener.cut_idle()
+        known = {session.outlet for session in self._registry.sessions.values()}
+        for connection in self._connections:
+            if connection not in known:
+                connection.end(Reason.SERVER_UNAVAILABLE, "certificates have been revoked")
 
     def _refuse_handshake(self, peer: str, reason: str) -> None:
         self._registry.totals.refused += 1
@@ -122,7 +139,7 @@ class Broker:
         told("refused", peer=peer, reason="tls_handshake", text=reason)
 
     def _make_connection(self) -> Connection:
-        return Connection(self._registry, self._scratch, self._connections)
+        return Connection(self._registry, self._scratch, self._pool, self._connections)
 
     def _update_sys_topics(self) -> None:
         self._sys_topics.update(self.statistics())

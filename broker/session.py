@@ -5,6 +5,7 @@ No sockets and no clocks: the time is an argument, and the connection is seen on
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import chain
@@ -15,6 +16,9 @@ from broker.authority import Everything, Grants
 from broker.counters import Totals
 from broker.reasons import Reason
 from broker.subscription import Subscription
+
+SWEEP_S = 1.0
+"""How long after one search for expired messages the next one may be."""
 
 
 class Outlet(Protocol):
@@ -35,7 +39,8 @@ class Session:
     """One client's state; it outlives the connection where `expiry_s` is above 0.
 
     `receive_maximum` bounds the packet ids that the client holds, `received` are the ids of QoS 2 messages that came
-    from the client and that it has not released yet. `on_drop` is told the client id whenever a message is dropped.
+    from the client and that it has not released yet. `on_drop` is told the client id whenever a message is dropped, and
+    `when_idle` is called where nothing waits to be sent.
     """
 
     __slots__ = (
@@ -43,9 +48,12 @@ class Session:
         "_last_id",
         "_on_drop",
         "_released",
+        "_sweep_at",
+        "_swept_at",
         "_waiting",
         "client_id",
         "expiry_s",
+        "filter_bytes",
         "grants",
         "held_bytes",
         "outlet",
@@ -53,6 +61,7 @@ class Session:
         "received",
         "subscriptions",
         "totals",
+        "when_idle",
     )
 
     def __init__(self, client_id: str, totals: Totals, on_drop: Callable[[str], None] = _ignore) -> None:
@@ -61,15 +70,32 @@ class Session:
         self._on_drop = on_drop
         self.grants: Grants = Everything()
         self.subscriptions: dict[str, Subscription] = {}
+        self.filter_bytes = 0
         self.outlet: Outlet | None = None
         self.expiry_s = 0
         self.receive_maximum = 0xFFFF
         self.held_bytes = 0
+        self.when_idle: Callable[[], None] | None = None
         self.received: set[int] = set()
         self._waiting: deque[Delivery] = deque()
         self._in_flight: dict[int, Delivery] = {}
         self._released: dict[int, None] = {}  # a set that keeps its order
         self._last_id = 0
+        self._sweep_at = math.inf  # before that, nothing that waits has expired
+        self._swept_at = -math.inf
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Remember a subscription, in place of the one with the same filter."""
+        self.unsubscribe(subscription.topic_filter)
+        self.subscriptions[subscription.topic_filter] = subscription
+        self.filter_bytes += size_of(subscription.topic_filter)
+
+    def unsubscribe(self, topic_filter: str) -> Subscription | None:
+        """Forget a subscription; None where there was none."""
+        subscription = self.subscriptions.pop(topic_filter, None)
+        if subscription is not None:
+            self.filter_bytes -= size_of(topic_filter)
+        return subscription
 
     def has_room(self, message: Message, cap: int) -> bool:
         """Whether the message fits under the byte cap; one message always fits, however large."""
@@ -81,8 +107,24 @@ class Session:
 
     def enqueue(self, delivery: Delivery) -> None:
         """Append a delivery; the caller asks `has_room` first."""
+        message = delivery.message
         self._waiting.append(delivery)
-        self.held_bytes += delivery.message.cost
+        self.held_bytes += message.cost
+        if message.deadline is not None and message.deadline < self._sweep_at:
+            self._sweep_at = message.deadline
+
+    def sweep(self, now: float) -> None:
+        """Forget what has expired while it waits, so that there is room; at most once in SWEEP_S."""
+        if now < max(self._sweep_at, self._swept_at + SWEEP_S):
+            return
+        self._swept_at = now
+        alive = [delivery for delivery in self._waiting if not delivery.expired(now)]
+        if len(alive) < len(self._waiting):
+            self.totals.expired += len(self._waiting) - len(alive)
+            for delivery in self._waiting:
+                if delivery.expired(now):
+                    self._discard(delivery)
+        self._hold(alive)
 
     def next_delivery(self, now: float) -> Delivery | None:
         """The delivery to send now, in order; None where nothing waits or the client's receive maximum is reached.
@@ -105,6 +147,8 @@ class Session:
             else:
                 self.held_bytes -= delivery.message.cost
             return delivery
+        if self.when_idle is not None:
+            self.when_idle()
         return None
 
     def acknowledge(self, packet_id: int) -> bool:
@@ -181,10 +225,24 @@ class Session:
 
     def _hold(self, deliveries: list[Delivery]) -> None:
         self._waiting = deque(deliveries)
+        deadlines = (delivery.message.deadline for delivery in deliveries if not delivery.dup)
+        self._sweep_at = min((deadline for deadline in deadlines if deadline is not None), default=math.inf)
         self.held_bytes = sum(delivery.message.cost for delivery in chain(deliveries, self._in_flight.values()))
+
+    def _discard(self, delivery: Delivery) -> None:
+        """The delivery is not held any more."""
 
     def _free_id(self) -> int:
         while True:
             self._last_id = self._last_id % 0xFFFF + 1
-            if self._last_id not in self._in_flight and self._last_id not in self._released:
+            if not self._uses(self._last_id):
                 return self._last_id
+
+    def _uses(self, packet_id: int) -> bool:
+        """Whether the client holds a message, or its id, under this one."""
+        return packet_id in self._in_flight or packet_id in self._released
+
+
+def size_of(topic_filter: str) -> int:
+    """What a topic filter counts for the limit of a client's filters, in bytes."""
+    return len(topic_filter.encode())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from broker.lane import Lane
 from broker.transfer import Transfer
 
@@ -11,7 +13,16 @@ class Slots:
 
     def __init__(self, places: int) -> None:
         self.free = places
+        self.freed = 0  # how often one was given back
+        self.under_way: set[asyncio.Future[None]] = set()  # what has the others
+        self.acknowledged_at = 0.0  # when the broker last acknowledged one of those
         self._asking: dict[Lane, None] = {}  # in the order of their turns
+
+    def give_back(self, chunk: asyncio.Future[None]) -> None:
+        """A chunk is under way no more."""
+        self.under_way.discard(chunk)
+        self.free += 1
+        self.freed += 1
 
     def ask(self, lane: Lane) -> None:
         """A lane may have something to send."""

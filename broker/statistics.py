@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from broker.counters import ConnectionCount, Totals
 from broker.registry import Registry
+from broker.store import Store
+
+
+@dataclass(frozen=True)
+class StoreStatistics:
+    """Of the file that outlives the broker: commits, seconds they took, bytes with its log, whether it fails now."""
+
+    commits: int
+    commit_s: float
+    held_bytes: int
+    failing: bool
 
 
 @dataclass(frozen=True)
@@ -14,6 +26,7 @@ class Statistics:
 
     `connected` and `disconnected` are sessions with and without a connection, `waiting` the deliveries that are
     queued and `unacknowledged` those that were sent and not acknowledged, both of all sessions, as `queued_bytes` is.
+    `store` is None where there is none.
     """
 
     uptime_s: float
@@ -28,6 +41,7 @@ class Statistics:
     retained_bytes: int
     traffic: ConnectionCount
     totals: Totals
+    store: StoreStatistics | None = None
 
 
 def gather(registry: Registry, open_connections: int, uptime_s: float) -> Statistics:
@@ -52,4 +66,11 @@ def gather(registry: Registry, open_connections: int, uptime_s: float) -> Statis
         retained_bytes=retained.held_bytes,
         traffic=registry.counters.total(),
         totals=registry.totals,
+        store=_of_store(registry.store) if registry.store else None,
     )
+
+
+def _of_store(store: Store) -> StoreStatistics:
+    files = (store.path, f"{store.path}-wal")
+    held_bytes = sum(os.path.getsize(path) for path in files if os.path.exists(path))
+    return StoreStatistics(store.commits, store.commit_s, held_bytes, bool(store.failure))

@@ -9,41 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from broker.errors import SettingsError
-from broker.files import PRIVATE
+from broker.store_file import TABLES, open_file
 
 _log = logging.getLogger(__name__)
 
-VERSION = 1
-"""Of the tables; another one is refused."""
-APPLICATION = 0x53434252
-"""SQLite's application id of such a file."""
-LOCK_S = 2.0
-"""How long another process may keep the file after it was killed."""
 RETRY_S = 1.0
 """How long after a failure the batch is tried again."""
-LOG_BYTES = 64 << 20
-"""What the write-ahead log keeps of its size after a burst."""
-
-TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "session": (("id",), ("client_id", "expiry_s", "expires_at", "offered")),
-    "subscription": (
-        ("session", "topic_filter"),
-        ("qos", "no_local", "retain_as_published", "identifier"),
-    ),
-    "message": (("id",), ("topic", "payload", "qos", "retain", "properties", "expires_at")),
-    "delivery": (("id",), ("session", "message", "qos", "retain", "identifiers", "packet_id", "offered")),
-    "received": (("session", "packet_id"), ()),
-    "retained": (("topic",), ("message",)),
-    "will": (("session",), ("topic", "payload", "qos", "retain", "properties", "due_at")),
-}
-"""Columns of the key, and the others. Ids count up and are never used again while what they name is in the file."""
 
 Key = tuple[Any, ...]
 Row = tuple[Any, ...]
@@ -55,8 +33,8 @@ class Store:
     """The file of one broker, and of no other at the same time. For one event loop only.
 
     `batch` is the number of the batch that collects changes now and `committed` that of the last one on the disk;
-    `changes` counts changes, and `failure` says why the file cannot be written, empty while it can. Raises
-    SettingsError for a file that cannot be used.
+    `changes` counts changes, `commits` what was committed and `commit_s` the seconds that it took; `failure` says why
+    the file cannot be written, empty while it can. Raises SettingsError for a file that cannot be used.
     """
 
     def __init__(self, path: str) -> None:
@@ -64,6 +42,7 @@ class Store:
         self.batch = 1
         self.committed = 0
         self.changes = self._handed_over = 0
+        self.commits, self.commit_s = 0, 0.0
         self.failure = ""
         self._loop = asyncio.get_running_loop()
         self._collected: _Batch = {}
@@ -71,7 +50,7 @@ class Store:
         self._next_flush: asyncio.Handle | None = None
         self._busy = self._closed = False
         self._waiting: dict[Callable[[], None], None] = {}
-        self._database = _open(path)
+        self._database = open_file(path)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
 
     def read(self, table: str) -> Iterator[Row]:
@@ -139,14 +118,16 @@ class Store:
         self._writing, self._collected = self._collected, {}
         self._handed_over = self.changes
         self.batch += 1
-        self._loop.run_in_executor(self._writer, self._write, self._writing).add_done_callback(self._written)
+        self._loop.run_in_executor(self._writer, self._commit, self._writing).add_done_callback(self._written)
 
-    def _written(self, done: asyncio.Future[None]) -> None:
+    def _written(self, done: asyncio.Future[float]) -> None:
         if self._closed:
             return
         error = done.exception()
         if error is None:
             self.committed = self.batch - 1
+            self.commits += bool(self._writing)
+            self.commit_s += done.result()
             # What has come and gone leaves nothing to write, and still somebody may wait for its batch.
             self._busy = self.changes > self._handed_over
             if self.failure:
@@ -164,6 +145,12 @@ class Store:
             self._flush()
         for callback in waiting:
             callback()
+
+    def _commit(self, batch: _Batch) -> float:
+        """In the thread: write the batch; returns the seconds that it took."""
+        began = time.perf_counter()
+        self._write(batch)
+        return time.perf_counter() - began
 
     def _write(self, batch: _Batch) -> None:
         """In the thread: one transaction, on the disk when this returns. Raises sqlite3.Error."""
@@ -187,51 +174,3 @@ _REPLACE = {
     table: f"REPLACE INTO {table} VALUES ({', '.join('?' * len(key + others))})"
     for table, (key, others) in TABLES.items()
 }
-
-
-def _open(path: str) -> sqlite3.Connection:
-    """The database, locked for this process, with its tables; SettingsError where it is none of ours."""
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE))
-        database = sqlite3.connect(path, timeout=LOCK_S, isolation_level=None, check_same_thread=False)
-    except (OSError, sqlite3.Error) as error:
-        raise SettingsError(f"store: {path}: {getattr(error, 'strerror', None) or error}") from None
-    try:
-        _prepare(database)
-    except (sqlite3.Error, ValueError) as error:
-        database.close()
-        locked = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
-        raise SettingsError(f"store: {path}: {'another broker uses it' if locked else error}") from None
-    return database
-
-
-def _prepare(database: sqlite3.Connection) -> None:
-    execute = database.execute
-    execute("PRAGMA locking_mode = EXCLUSIVE")
-    execute("PRAGMA synchronous = FULL")
-    execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
-    execute("BEGIN EXCLUSIVE")
-    (application,) = execute("PRAGMA application_id").fetchone()
-    (version,) = execute("PRAGMA user_version").fetchone()
-    (tables,) = execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if tables and application != APPLICATION:
-        raise ValueError("a database, but none of this broker")
-    if tables and version != VERSION:
-        raise ValueError(f"its tables have version {version}; valid: {VERSION}")
-    if tables:
-        (state,) = execute("PRAGMA quick_check(1)").fetchone()
-        if state != "ok":
-            raise ValueError(" ".join(state.split()))
-    else:
-        for table, (key, others) in TABLES.items():
-            execute(f"CREATE TABLE {table} ({_columns(key, others)})")
-        execute(f"PRAGMA application_id = {APPLICATION}")
-        execute(f"PRAGMA user_version = {VERSION}")
-    execute("COMMIT")
-    execute("PRAGMA journal_mode = WAL")
-
-
-def _columns(key: tuple[str, ...], others: tuple[str, ...]) -> str:
-    if key == ("id",):
-        return ", ".join(("id INTEGER PRIMARY KEY", *others))
-    return f"{', '.join(key + others)}, PRIMARY KEY ({', '.join(key)})"

@@ -50,8 +50,9 @@ class Group:
         member that is absent, and failing those a connected one without room gets it, and with it the consequences.
         """
         best: int | None = None
-        best_rank = _CANNOT
-        for index in (*range(self._next, len(self.members)), *range(self._next)):
+        best_rank, count = _CANNOT, len(self.members)
+        for turn in range(self._next, self._next + count):
+            index = turn % count
             rank = _rank(self.members[index], message, queue_bytes)
             if rank < best_rank:
                 best, best_rank = index, rank
@@ -59,8 +60,13 @@ class Group:
                 break
         if best is None:
             return None
-        self._next = (best + 1) % len(self.members)
+        self._next = (best + 1) % count
         return self.members[best]
+
+    def sweep(self, now: float) -> None:
+        """What has expired gives its room back."""
+        for member in self.members:
+            member.session.sweep(now)
 
 
 _READY, _ABSENT, _FULL, _CANNOT = range(4)

@@ -23,6 +23,10 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+if sys.platform == "linux":
+    import fcntl
+    import termios
+
 # Offsets in struct tcp_info of linux/tcp.h, which only ever grows at its end; kernels before 4.19 give less.
 _RTT, _ACKED, _RECEIVED, _SENT, _RETRANS = 68, 120, 128, 200, 208
 _INFO_BYTES = 216
@@ -73,6 +77,16 @@ def traffic(sock: socket.socket) -> Traffic:
     return (sent, received, peer.received, peer.sent) if peer else (sent, received, None, None)
 
 
+def summed(connections: list[Traffic]) -> dict[str, int | None]:
+    """The traffic of several connections by name, and their number; None where one of them does not tell."""
+    keys = ("sent_bytes", "received_bytes", "peer_sent_bytes", "peer_received_bytes")
+    sums: dict[str, int | None] = {"connections": len(connections)}
+    for number, key in enumerate(keys):
+        known = [count for each in connections if (count := each[number]) is not None]
+        sums[key] = sum(known) if len(known) == len(connections) else None
+    return sums
+
+
 def read(sock: socket.socket) -> TcpInfo | None:
     """This end of a connected TCP socket; None where the kernel does not tell."""
     if sys.platform != "linux":
@@ -83,6 +97,16 @@ def read(sock: socket.socket) -> TcpInfo | None:
     except OSError:
         return None
     return _decode(info, congestion)
+
+
+def unacknowledged(sock: socket.socket) -> int:
+    """Bytes that the kernel was given and that the other end's has not acknowledged; 0 where it does not tell."""
+    if sys.platform != "linux":
+        return 0
+    try:
+        return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except (OSError, ValueError):
+        return 0
 
 
 def read_peer(sock: socket.socket) -> TcpInfo | None:
@@ -96,7 +120,7 @@ def read_peer(sock: socket.socket) -> TcpInfo | None:
     try:
         key = _peer_key(sock)
         with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as diagnosis:
-            diagnosis.settimeout(1)
+            diagnosis.setblocking(False)  # the kernel answers within `sendto`, or not at all
             diagnosis.sendto(_request(*key), (0, 0))
             answer = diagnosis.recv(65536)
     except (OSError, ValueError):

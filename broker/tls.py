@@ -31,10 +31,11 @@ OnRefused = Callable[[str, str], None]
 def server_context(config: BrokerConfig) -> ssl.SSLContext:
     """The broker's context; SettingsError names the setting, the file and what is wrong with it.
 
-    Nothing is resumed: every connection shows its certificate anew, so that a revoked one is noticed.
+    With an authority nothing is resumed: every connection shows its certificate anew, so that a revoked one is noticed.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # OpenSSL keeps sessions of TLS 1.2 by their ids, whatever the options say, and Python cannot forbid it.
+    context.minimum_version = ssl.TLSVersion.TLSv1_3 if config.tls_ca else ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
     context.num_tickets = 0
     _load_chain(context, config.tls_certificate, config.tls_key)
@@ -77,17 +78,30 @@ def failure(error: BaseException) -> str:
 
 
 class Gate:
-    """Where connections become TLS: within `connect_timeout_s`, and no more of them than the limits of connections.
-
-    `context` may be replaced, for the connections to come.
-    """
+    """Where connections become TLS: within `connect_timeout_s`, and no more of them than the limits of connections."""
 
     def __init__(self, config: BrokerConfig, on_refused: OnRefused) -> None:
         self._config = config
         self._on_refused = on_refused
         self._bucket = TokenBucket(config.connections_per_s)
         self._shaking: set[Handshake] = set()
-        self.context = server_context(config)
+        self.context, self._trust = self.reread()
+
+    def reread(self) -> tuple[ssl.SSLContext, bytes]:
+        """What the files make now: a context, and what it takes for good. Raises SettingsError."""
+        # In this order: what changes in between is taken for a change by the next one who asks.
+        trust = b"".join(_content(name, getattr(self._config, name)) for name in ("tls_ca", "tls_crl"))
+        return server_context(self._config), trust
+
+    def replace(self, context: ssl.SSLContext, trust: bytes) -> None:
+        """Use the context from now on; handshakes by another trust are cut."""
+        if self.is_other(trust):
+            self.close()
+        self.context, self._trust = context, trust
+
+    def is_other(self, trust: bytes) -> bool:
+        """Whether certificates that were good may not be any more, or the other way round."""
+        return trust != self._trust
 
     def guarded(self, make_connection: MakeConnection) -> Callable[[], Handshake]:
         """What to listen with: a connection is used when its handshake is done; else `on_refused` is told."""
@@ -120,6 +134,7 @@ class Handshake(SSLProtocol):
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._gate = gate
+        self._context = gate.context
         self._on_refused = on_refused
         self._peer = "?"
         done: asyncio.Future[None] = self._loop.create_future()
@@ -127,7 +142,7 @@ class Handshake(SSLProtocol):
         super().__init__(
             self._loop,
             connection,
-            gate.context,
+            self._context,
             done,
             server_side=True,
             ssl_handshake_timeout=timeout_s,  # type: ignore[arg-type]  # a fraction will do
@@ -138,14 +153,19 @@ class Handshake(SSLProtocol):
         assert isinstance(transport, asyncio.Transport)
         self._carrier = transport
         self._peer = "{}:{}".format(*(transport.get_extra_info("peername") or ("?", 0))[:2])
-        if self._gate.enter(self, self._loop.time()):
+        if self._context is not self._gate.context:  # it was replaced since the connection was accepted
+            self._refuse("certificates have been read again")
+        elif self._gate.enter(self, self._loop.time()):
             super().connection_made(transport)
         else:
-            self._on_refused(self._peer, "too many handshakes")
-            transport.abort()
+            self._refuse("too many handshakes")
 
     def cut(self) -> None:
         """Close at once."""
+        self._carrier.abort()
+
+    def _refuse(self, reason: str) -> None:
+        self._on_refused(self._peer, reason)
         self._carrier.abort()
 
     def _on_handshake_complete(self, handshake_exc: BaseException | None) -> None:
@@ -183,7 +203,12 @@ def _load_authority(context: ssl.SSLContext, name: str, path: str) -> None:
 
 
 def _read(name: str, path: str) -> str:
+    return _content(name, path).decode("ascii", errors="replace")
+
+
+def _content(name: str, path: str) -> bytes:
+    """What the file holds; nothing where the setting is empty."""
     try:
-        return Path(path).read_text(encoding="ascii", errors="replace")
+        return Path(path).read_bytes() if path else b""
     except OSError as error:
         raise SettingsError(f"{name}: {path}: {error.strerror}") from None

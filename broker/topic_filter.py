@@ -56,7 +56,7 @@ class _Node(Generic[T]):
 
     def __init__(self) -> None:
         self.children: dict[str, _Node[T]] = {}
-        self.values: list[T] = []
+        self.values: dict[T, None] = {}  # a set that keeps its order
 
 
 class FilterTree(Generic[T]):
@@ -70,7 +70,7 @@ class FilterTree(Generic[T]):
         node = self._root
         for level in topic_filter.split("/"):
             node = node.children.setdefault(level, _Node())
-        node.values.append(value)
+        node.values[value] = None
 
     def remove(self, topic_filter: str, value: T) -> None:
         """Take a value away that `add` put there, with the levels that hold nothing any more."""
@@ -78,7 +78,7 @@ class FilterTree(Generic[T]):
         levels = topic_filter.split("/")
         for level in levels:
             path.append(path[-1].children[level])
-        path[-1].values.remove(value)
+        del path[-1].values[value]
         for level, node, parent in zip(reversed(levels), reversed(path[1:]), reversed(path[:-1]), strict=True):
             if node.values or node.children:
                 break

@@ -14,11 +14,12 @@ import hmac
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from broker.errors import SettingsError
-from broker.files import write_file
+from broker.files import locked, write_file
 
 COST = (1 << 14, 8, 1)
 """N, r and p of scrypt: 16 MiB and some 50 ms for one password."""
@@ -113,14 +114,16 @@ def set_password(path: Path, name: str, password: str) -> None:
     if not password:
         raise SettingsError("the password is empty; valid: at least one character")
     line = f"{name}:{Scrypt.of(password.encode())}:{mosquitto_hash(password.encode())}"
-    _write(path, [*_others(path, name, missing_ok=True), line])
+    with _changing(path):
+        _write(path, [*_others(path, name, missing_ok=True), line])
 
 
 def delete_user(path: Path, name: str) -> None:
     """Take a user away; SettingsError where there is none of the name."""
-    if name not in Users.load(path):
-        raise SettingsError(f"users: {path} has no user {name!r}")
-    _write(path, _others(path, name))
+    with _changing(path):
+        if name not in Users.load(path):
+            raise SettingsError(f"users: {path} has no user {name!r}")
+        _write(path, _others(path, name))
 
 
 def mosquitto_hash(password: bytes) -> str:
@@ -157,12 +160,18 @@ def _read(path: Path) -> list[str]:
         raise SettingsError(f"users: {path}: no text in UTF-8") from None
 
 
-def _write(path: Path, lines: Iterable[str]) -> None:
-    content = "".join(f"{line}\n" for line in lines)
+@contextmanager
+def _changing(path: Path) -> Iterator[None]:
+    """What is read here is still so when it is written."""
     try:
-        write_file(path, content.encode())
+        with locked(path):
+            yield
     except OSError as error:
         raise SettingsError(f"users: {path}: {error.strerror}") from None
+
+
+def _write(path: Path, lines: Iterable[str]) -> None:
+    write_file(path, "".join(f"{line}\n" for line in lines).encode())
 
 
 def _scrypt(password: bytes, salt: bytes, n: int, r: int, p: int, size: int) -> bytes:

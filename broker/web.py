@@ -56,7 +56,8 @@ class WebListener:
         http = web.Server(self._handle, logger=_log, access_log=None, keepalive_timeout=self._config.connect_timeout_s)
         scratch = memoryview(bytearray(SCRATCH_BYTES))
         limit = self._config.max_connections + SURPLUS
-        self._address = await self._carrier.open(lambda: Tap(http(), scratch, self._open, limit))
+        timeout_s = self._config.connect_timeout_s
+        self._address = await self._carrier.open(lambda: Tap(http(), scratch, self._open, limit, timeout_s))
         return self._address
 
     @property
@@ -75,6 +76,12 @@ class WebListener:
         await self._carrier.close()
         for tap in list(self._open):
             tap.cut_idle()
+
+    def cut_idle(self) -> None:
+        """Close the connections that are TLS and have no MQTT connection."""
+        if self._carrier.secure:
+            for tap in list(self._open):
+                tap.cut_idle()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if self._websocket and request.path == MQTT_PATH:
@@ -98,7 +105,7 @@ class WebListener:
         )
         await socket.prepare(request)
         carrier = request.transport
-        if carrier is None:
+        if carrier is None or carrier.is_closing():
             return socket
         goodbye: list[asyncio.Task[bool]] = []
         connection = self._make_connection()
@@ -133,19 +140,26 @@ class WebListener:
 class Tap(asyncio.BufferedProtocol):
     """One connection of a web listener: all goes to `http`, and an MQTT connection is told what concerns it.
 
-    `scratch` is the receive buffer, and `others` the connections, of which there may be `limit`.
+    `scratch` is the receive buffer, and `others` the connections, of which there may be `limit`. Within `timeout_s`
+    there has to be an MQTT connection; whoever wants pages only may come again.
     """
 
-    def __init__(self, http: asyncio.Protocol, scratch: memoryview, others: set[Tap], limit: int) -> None:
+    _timer: asyncio.TimerHandle
+
+    def __init__(
+        self, http: asyncio.Protocol, scratch: memoryview, others: set[Tap], limit: int, timeout_s: float
+    ) -> None:
         self._http = http
         self._scratch = scratch
         self._others = others
         self._limit = limit
+        self._timeout_s = timeout_s
         self._connection: asyncio.BufferedProtocol | None = None
 
     def attach(self, connection: asyncio.BufferedProtocol, websocket: WebSocketTransport) -> None:
         """From now on there is an MQTT connection on this one."""
         self._connection, self._websocket = connection, websocket
+        self._timer.cancel()
 
     def detach(self) -> None:
         """The MQTT connection has ended, this one not yet."""
@@ -161,6 +175,7 @@ class Tap(asyncio.BufferedProtocol):
         self._transport = transport
         crowded = len(self._others) >= self._limit
         self._others.add(self)
+        self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self.cut_idle)
         self._http.connection_made(transport)
         if crowded:
             transport.abort()
@@ -187,6 +202,7 @@ class Tap(asyncio.BufferedProtocol):
             self._connection.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._timer.cancel()
         self._others.discard(self)
         self._http.connection_lost(exc)
         if self._connection is not None:

@@ -93,7 +93,8 @@ class WebSocketTransport(asyncio.Transport):
         return self._carrier.get_write_buffer_size()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return self._carrier.get_extra_info(name, default)
+        # The socket is not for MQTT's bytes: they have to be framed.
+        return default if name == "socket" else self._carrier.get_extra_info(name, default)
 
     # What happens below
 

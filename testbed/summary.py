@@ -12,7 +12,7 @@ from testbed.links.rates import L2_HEADER_BYTES
 
 Records = Mapping[str, Any]
 IP_TCP_HEADER_BYTES = 52  # IPv4, and TCP with timestamps
-OWN = ("State", "Credit", "UpHeld", "DownHeld")  # messages that a channel sends on its own
+OWN = ("State", "Credit", "UpHeld", "DownHeld", "Share")  # messages that a channel sends on its own
 
 
 def summarize(

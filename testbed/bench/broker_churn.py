@@ -19,7 +19,8 @@ from typing import Any
 
 from broker.errors import BrokerError
 from broker.framer import Framer
-from broker.packet_codec import decode, encode
+from broker.packet_decoder import decode
+from broker.packet_encoder import encode
 from broker.packets import (
     V5,
     VERSIONS,

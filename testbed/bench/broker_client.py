@@ -12,7 +12,8 @@ from broker.engines import Address
 from broker.errors import BrokerError
 from broker.fields import Buffer, text
 from broker.framer import Framer
-from broker.packet_codec import decode, encode, publish_head
+from broker.packet_decoder import decode
+from broker.packet_encoder import encode, publish_head
 from broker.packets import V311, Connack, Connect, Disconnect, Packet, Puback, Publish, Request, Suback, Subscribe
 
 SCRATCH_BYTES = 1 << 16

@@ -9,7 +9,8 @@ from typing import Any
 
 from broker.login import Login
 from broker.mqtt_connection import MqttConnection
-from broker.packet_codec import decode, encode
+from broker.packet_decoder import decode
+from broker.packet_encoder import encode
 from broker.packets import V5, Connack, Connect, Packet
 from broker.properties import Properties
 

@@ -101,7 +101,7 @@ async def mosquitto(config: BrokerConfig, directory: Path) -> AsyncIterator[Addr
     program = find_mosquitto()
     if program is None:
         pytest.skip("mosquitto is not installed")
-    process, port = await asyncio.to_thread(_start_mosquitto, program, config, directory / "mosquitto")
+    process, port = await asyncio.to_thread(start_mosquitto, program, config, directory / "mosquitto")
     with process:
         try:
             yield config.host, port
@@ -113,7 +113,7 @@ SERVERS: dict[str, Serve] = {"embedded": embedded, "mosquitto": mosquitto}
 BOTH = pytest.mark.parametrize("kind", list(SERVERS))
 
 
-def _start_mosquitto(program: str, config: BrokerConfig, directory: Path) -> tuple[subprocess.Popen[str], int]:
+def start_mosquitto(program: str, config: BrokerConfig, directory: Path) -> tuple[subprocess.Popen[str], int]:
     """A mosquitto that listens, and its port; somebody else may take a free port first, so there are a few tries."""
     for _ in range(5):
         with socket.create_server(("127.0.0.1", 0)) as probe:

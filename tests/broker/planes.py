@@ -153,6 +153,10 @@ class BrokerProcess:
         self._process.kill()
         self._process.wait()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def _command(self) -> list[str]:
         if self.kind == "embedded":
             return [sys.executable, "-m", "broker", "--port", str(self.port)]

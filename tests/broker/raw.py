@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
 from broker.framer import Framer
-from broker.packet_codec import decode, encode
+from broker.packet_decoder import decode
+from broker.packet_encoder import encode
 from broker.packets import V5, Connack, Connect, Packet, Publish, Request, Suback, Subscribe
 from broker.properties import Properties
 

@@ -25,6 +25,9 @@ class Relay:
         self._writers: set[asyncio.StreamWriter] = set()
         self._deaf: set[asyncio.StreamWriter] = set()
         self._reset_after: int | None = None
+        self._hold_after: int | None = None
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         self.resets = 0
         self.passed = 0  # bytes towards the target, over all connections
         self.connections = 0
@@ -38,7 +41,8 @@ class Relay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._server.close()
-        for writer in list(self._writers):
+        self.flow()
+        for writer in self._writers | self._deaf:
             writer.transport.abort()
         await self._server.wait_closed()
 
@@ -50,8 +54,26 @@ class Relay:
         """Swallow all that comes on the connections there are, which stay open; new ones work."""
         self._deaf |= self._writers
 
+    def hold(self, after: int = 0) -> None:
+        """Let nothing pass any more, either way and on new connections too, as soon as so many more bytes have passed
+        towards the target; not even the end of a connection is told."""
+        if after:
+            self._hold_after = self.passed + after
+        else:
+            self._flowing.clear()
+
+    def flow(self) -> None:
+        """Let everything pass again, what was held first."""
+        self._hold_after = None
+        self._flowing.set()
+
+    @property
+    def holds(self) -> bool:
+        return not self._flowing.is_set()
+
     async def _lead(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        await self._flowing.wait()
         try:
             there, back = await asyncio.open_connection("127.0.0.1", self._target)
         except OSError:
@@ -71,6 +93,13 @@ class Relay:
                     data = change(data)
                 if writer in self._deaf:
                     continue
+                if up and self._hold_after is not None and self.passed + len(data) > self._hold_after:
+                    before = self._hold_after - self.passed
+                    writer.write(data[:before])
+                    self.passed, data = self._hold_after, data[before:]
+                    self._hold_after = None
+                    self.hold()
+                await self._flowing.wait()
                 if up and self._reset_after is not None and self.passed + len(data) > self._reset_after:
                     writer.write(data[: max(0, self._reset_after - self.passed)])
                     self._reset_after = None
@@ -83,6 +112,7 @@ class Relay:
                 writer.write(data)
                 await writer.drain()
         finally:
+            await self._flowing.wait()
             self._writers.discard(writer)
             if writer not in self._deaf:
                 writer.close()

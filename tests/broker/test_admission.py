@@ -74,6 +74,10 @@ def test_a_client_is_told_where_the_broker_keeps_to_other_terms() -> None:
     assert (old.expiry_s, old.receive_maximum, old.explains) == (100, config.max_inflight, False)
 
 
+def test_a_client_id_of_256_bytes_is_the_longest() -> None:
+    assert admit(Connect("é" * 128), BrokerConfig()).client_id == "é" * 128
+
+
 def test_topic_aliases_and_messages_in_flight_are_the_lower_of_both_ends() -> None:
     asked = {Property.RECEIVE_MAXIMUM: 500, Property.TOPIC_ALIAS_MAXIMUM: 5}
     connect = Connect("c", V5, properties=asked)
@@ -88,6 +92,9 @@ def test_topic_aliases_and_messages_in_flight_are_the_lower_of_both_ends() -> No
     [
         (Connect("", V311, clean_start=False), Reason.CLIENT_ID_NOT_VALID),
         (Connect("c", properties={Property.AUTHENTICATION_METHOD: "x"}), Reason.BAD_AUTHENTICATION_METHOD),
+        (Connect("c", properties={Property.AUTHENTICATION_DATA: b"x"}), Reason.PROTOCOL_ERROR),
+        (Connect("é" * 129), Reason.CLIENT_ID_NOT_VALID),
+        (Connect("c" * 257, V311), Reason.CLIENT_ID_NOT_VALID),
     ],
 )
 def test_what_cannot_be_offered_is_refused_with_its_reason(connect: Connect, reason: Reason) -> None:

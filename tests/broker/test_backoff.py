@@ -26,6 +26,14 @@ def test_connections_that_the_other_end_soon_closes_do_not_end_a_row() -> None:
     assert backoff.over(60.0)
 
 
+def test_connections_that_take_messages_begin_a_row_of_their_own_however_short() -> None:
+    backoff = Backoff(60.0)
+    for now in range(0, 120, 2):
+        backoff.lost(float(now), 1.0, hung_up=True, of_use=True)
+        assert not backoff.rival
+        assert not backoff.over(now)
+
+
 def test_connections_that_break_otherwise_begin_a_row_of_their_own() -> None:
     backoff = Backoff(60.0)
     for now in range(0, 120, 2):

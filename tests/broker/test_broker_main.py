@@ -67,6 +67,27 @@ def test_it_announces_its_address_and_ends_with_a_summary(number: signal.Signals
     assert summary["totals"]["connections"] == 0
 
 
+def test_a_sighup_before_it_is_ready_is_answered_when_it_is() -> None:
+    """Sent when the broker has read its files and is about to listen."""
+    early = """
+import os, signal
+import broker.__main__ as program
+class Early(program.Broker):
+    async def __aenter__(self):
+        os.kill(os.getpid(), signal.SIGHUP)
+        return await super().__aenter__()
+program.Broker = Early
+program.main(["--events", "--port", "0"])
+"""
+    with subprocess.Popen([sys.executable, "-c", early], stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        try:
+            assert [event(process)["event"] for _ in range(2)] == ["ready", "reloaded"]
+        finally:
+            process.terminate()
+            process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0
+
+
 def test_an_attached_broker_ends_with_its_parent() -> None:
     with program("--events", "--attached", "--port", "0") as process:
         event(process)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any, cast
+from unittest import mock
 
 import pytest
 
+from broker import held
 from broker.channel import Channel, ChannelConfig
 from broker.client import MqttChannel
-from broker.errors import ConnectError
-from broker.messages import ActivationUp, Failure, GradientDown, State
-from broker.mqtt_protocol import HELD
+from broker.errors import ConnectError, DeadlineError
+from broker.held import HELD
+from broker.messages import ActivationUp, Failure, GradientDown, State, StepRefused
+from broker.packets import V5, Connack, Connect, Pingreq, Pingresp, Puback, Publish, Suback, Subscribe
 from broker.server import Broker, BrokerConfig
 from tests.broker import planes
+from tests.broker.fake_broker import FakeBroker, listening
 from tests.broker.planes import (
     HELLO,
     OVER_MQTT,
@@ -31,6 +36,7 @@ from tests.broker.planes import (
     until,
 )
 from tests.broker.rabbitmq import RabbitMQ
+from tests.broker.relay import Relay
 
 over_mqtt = pytest.mark.parametrize("plane", OVER_MQTT, indirect=True)
 
@@ -226,6 +232,121 @@ def test_a_broker_without_mqtt_5_is_spoken_to_in_3_1_1() -> None:
     asyncio.run(main())
 
 
+def test_a_connection_that_is_closed_once_does_not_decide_for_an_older_version() -> None:
+    async def main() -> None:
+        async with asyncio.timeout(30), listening(V5) as (port, made):
+            agent = MqttChannel(RUN, "a", "127.0.0.1", port)
+            entering = asyncio.create_task(agent.__aenter__())
+            versions = []
+            for ending in (True, False, False):
+                broker = await made.get()
+                versions.append(await introduced(broker))
+                if ending:
+                    broker.writer.close()
+                    continue
+                serving = asyncio.create_task(serve(broker, lambda packet: Puback(packet.packet_id)))
+                await until(lambda: agent.sent.get("State") is not None)
+                await entering
+                broker.writer.close()
+                await asyncio.wait([serving])
+            assert versions == [5, 4, 5]
+            await agent.__aexit__(ZeroDivisionError, None, None)
+
+    asyncio.run(main())
+
+
+def test_a_broker_that_answers_pings_but_acknowledges_nothing_runs_into_the_deadline() -> None:
+    async def main() -> None:
+        async with asyncio.timeout(30), listening(V5) as (port, made):
+            agent = MqttChannel(RUN, "a", "127.0.0.1", port, ChannelConfig(timeout_s=2.0, keepalive_s=1))
+            entering = asyncio.create_task(agent.__aenter__())
+            broker = await made.get()
+            await introduced(broker)
+            serving = asyncio.create_task(serve(broker, lambda _: None))
+            began = asyncio.get_running_loop().time()
+            with pytest.raises(DeadlineError, match="awaited an acknowledgement of the broker"):
+                await entering
+            assert 2.0 <= asyncio.get_running_loop().time() - began < 4.0
+            broker.writer.close()
+            await asyncio.wait([serving])
+
+    asyncio.run(main())
+
+
+def test_what_ends_tell_each_other_is_said_again_where_the_broker_refused_it() -> None:
+    async def main() -> None:
+        async with asyncio.timeout(30), listening(V5) as (port, made):
+            agent = MqttChannel(RUN, "a", "127.0.0.1", port)
+            entering = asyncio.create_task(agent.__aenter__())
+            broker = await made.get()
+            words: list[bytes] = []
+
+            def answer(packet: Publish) -> Puback:
+                word = packet.topic.endswith("/ack")
+                words.extend([bytes(packet.payload)] * word)
+                return Puback(packet.packet_id, 0x97 if word and len(words) == 1 else 0)
+
+            await introduced(broker)
+            serving = asyncio.create_task(serve(broker, answer))
+            await entering
+            agent._tell("server", resume=True)
+            await until(lambda: len(words) == 2)
+            assert words[0] == words[1]
+            assert agent.refused == 1
+            await until(lambda: not agent._unacknowledged)
+            broker.writer.close()
+            await agent.__aexit__(ZeroDivisionError, None, None)
+            await asyncio.wait([serving])
+
+    asyncio.run(main())
+
+
+async def introduced(broker: FakeBroker) -> int:
+    """The version in which a client introduces itself."""
+    broker.version = (await broker.next(Connect)).version
+    return broker.version
+
+
+async def serve(broker: FakeBroker, answer: Callable[[Publish], Puback | None]) -> None:
+    """Accept a client, and answer what it sends; its messages with `answer`."""
+    await broker.say(Connack())
+    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        while True:
+            match await broker.packet():
+                case Subscribe() as asked:
+                    await broker.say(Suback(asked.packet_id, (1,) * len(asked.requests)))
+                case Pingreq():
+                    await broker.say(Pingresp())
+                case Publish() as message if (said := answer(message)) is not None:
+                    await broker.say(said)
+
+
+def test_a_path_that_is_reset_again_and_again_ends_nothing_while_messages_get_through() -> None:
+    async def main() -> None:
+        config = ChannelConfig(timeout_s=1.0)
+        async with (
+            asyncio.timeout(30),
+            Broker(BrokerConfig(port=0)) as broker,
+            Relay(broker.address[1]) as relay,
+            MqttChannel(RUN, "server", *broker.address) as server,
+            MqttChannel(RUN, "a", "127.0.0.1", relay.port, config) as agent,
+        ):
+            clock = asyncio.get_running_loop().time
+            began, count = clock(), 0
+            while clock() - began < 3 * config.timeout_s:
+                for _ in range(3):
+                    await agent.send("server", Failure(str(count)))
+                    count += 1
+                connection = agent._connection
+                relay.reset()
+                await agent.send("server", Failure(str(count)))
+                count += 1
+                await until(lambda connection=connection: agent._connection not in (None, connection))  # type: ignore[misc]
+            assert sorted([int((await next_of(server)).reason) for _ in range(count)]) == list(range(count))
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 def test_either_version_of_mqtt_can_be_asked_for(protocol: Any) -> None:
     async def main() -> None:
@@ -242,12 +363,13 @@ def test_either_version_of_mqtt_can_be_asked_for(protocol: Any) -> None:
     asyncio.run(main())
 
 
-def test_a_program_that_does_not_receive_for_a_while_loses_nothing_in_mqtt_3_1_1_either() -> None:
-    """There is no receive maximum in it: the connection is not read any more when too much waits."""
+@pytest.mark.parametrize("places", [HELD, 100])
+def test_a_program_that_does_not_receive_for_a_while_loses_nothing_in_mqtt_3_1_1_either(places: int) -> None:
+    """There is no receive maximum in it, so more may come than is held; its own messages go out all the same."""
 
     async def main() -> None:
-        config = ChannelConfig(protocol="3.1.1", inbox=4, timeout_s=20.0)
-        count = 3 * HELD
+        config = ChannelConfig(protocol="3.1.1", inbox=4, keepalive_s=1, timeout_s=20.0)
+        count = 400
         async with (
             asyncio.timeout(30),
             Broker(BrokerConfig(port=0)) as broker,
@@ -256,10 +378,22 @@ def test_a_program_that_does_not_receive_for_a_while_loses_nothing_in_mqtt_3_1_1
         ):
             for number in range(count):
                 await agent.send("server", Failure(str(number)))
-            await until(lambda: chunks(server.received, "Failure") >= HELD)
+            await until(lambda: server._held.missed or server._held.chunks + config.inbox > count)
+            connection = server._connection
+            assert connection is not None
+            for _ in range(3):
+                pings = connection._count.packets_out
+                await until(lambda pings=pings: connection._count.packets_out > pings)  # type: ignore[misc]
+            await server.send("a", StepRefused(1, "", []))
+            assert (server.tcp()["connections"], server._held.chunks) == (1, min(places, count + 1 - config.inbox))
             assert [(await next_of(server)).reason for _ in range(count)] == [str(number) for number in range(count)]
+            assert not broker.snapshot()["totals"]["ended"]
+            assert (server.tcp()["connections"] == 1) == (places == HELD)
+            assert (await next_of(agent)).step == 1
+            assert server._inbox.lost == 0
 
-    asyncio.run(main())
+    with mock.patch.object(held, "HELD", places):
+        asyncio.run(main())
 
 
 def test_a_second_client_of_the_same_name_ends_the_first() -> None:

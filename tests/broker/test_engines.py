@@ -13,8 +13,9 @@ import aiomqtt
 import pytest
 
 from broker import engines
-from broker.engines import ENGINES, Address, engine, find_mosquitto, mosquitto_configuration, parse_url
+from broker.engines import ENGINES, QUEUE_BYTES, Address, engine, find_mosquitto, mosquitto_configuration, parse_url
 from broker.errors import ConnectError, SettingsError
+from broker.mosquitto_config import queue_limits
 from broker.server import Broker, BrokerConfig
 
 needs_mosquitto = pytest.mark.skipif(find_mosquitto() is None, reason="no program mosquitto on PATH or in /usr/sbin")
@@ -188,8 +189,7 @@ def test_mosquitto_is_bounded_in_bytes_and_local() -> None:
     lines = mosquitto_configuration(Address("127.0.0.1", 4711)).splitlines()
     assert "listener 4711 127.0.0.1" in lines
     assert {"set_tcp_nodelay true", "persistence false", "allow_anonymous true"} <= set(lines)
-    assert any(line.startswith("max_queued_bytes ") for line in lines)
-    assert any(line.startswith("max_inflight_bytes ") for line in lines)
+    assert set(queue_limits(QUEUE_BYTES)) <= set(lines)
 
 
 def test_an_external_broker_is_used_where_it_runs(tmp_path: Path) -> None:

@@ -7,89 +7,49 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from broker.channel import ChannelConfig
 from broker.client import MqttChannel
-from broker.messages import ActivationUp, Failure, GradientDown, StepRefused
+from broker.messages import ActivationUp, GradientDown
 from broker.server import Broker, BrokerConfig
 from tests.broker.planes import RUN, BrokerProcess, chunks, next_of, until
 from tests.broker.relay import Relay
+from tests.broker.traffic import Leaks, emptied, exchange, settled, under_way
 
 TRANSPORT = """
     arrivals backoff client credit dial endpoint inbox lane mqtt_connection mqtt_protocol outgoing ping publisher rate
-    reassembler send_queue slots tcpinfo transfer wire
+    reassembler outbox gather slots tcpinfo transfer wire
 """
-SIZES = (0, 5_000, 70_000, 300_000, 1_500_000)
-ROUNDS = 6
 BIG = bytes(range(256)) * (32 << 12)  # 32 MiB
 CONFIG = ChannelConfig(timeout_s=40.0, keepalive_s=1)
-Disturb = Callable[[], Awaitable[None]]
+Protocol = Literal["5", "3.1.1"]
+PROTOCOLS = pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 
 
-def payload(number: int) -> bytes:
-    return bytes([number % 251]) * SIZES[number % len(SIZES)]
-
-
-async def exchange(server: MqttChannel, agent: MqttChannel, disturb: Disturb) -> None:
-    """Bulk and control both ways, disturbed in the middle; all has to arrive once, whatever the order."""
-    numbers = range(ROUNDS * len(SIZES))
-    heard: dict[str, list[Any]] = {"server": [], "a": []}
-
-    async def listen(end: MqttChannel) -> None:
-        while len(heard[end.name]) < 2 * len(numbers):
-            heard[end.name].append(await next_of(end))
-
-    async def say(end: MqttChannel, messages: list[Any]) -> None:
-        for message in messages:
-            await end.send("a" if end is server else "server", message)
-
-    async with asyncio.timeout(50), asyncio.TaskGroup() as group:
-        for end in (server, agent):
-            group.create_task(listen(end))
-        group.create_task(say(agent, [ActivationUp(n, 0, payload(n), b"", -1, []) for n in numbers]))
-        group.create_task(say(server, [GradientDown(n, payload(n), 0.0) for n in numbers]))
-        group.create_task(say(agent, [Failure(str(n)) for n in numbers]))
-        group.create_task(say(server, [StepRefused(n, "", []) for n in numbers]))
-        await until(lambda: chunks(server.received, "ActivationUp") > 9 and chunks(agent.received, "GradientDown") > 9)
-        await disturb()
-    ups = sorted((m for m in heard["server"] if isinstance(m, ActivationUp)), key=lambda m: m.step)
-    downs = sorted((m for m in heard["a"] if isinstance(m, GradientDown)), key=lambda m: m.step)
-    assert (
-        [(m.step, m.packet) for m in ups] == [(m.step, m.packet) for m in downs] == [(n, payload(n)) for n in numbers]
-    )
-    assert sorted(int(m.reason) for m in heard["server"] if isinstance(m, Failure)) == list(numbers)
-    assert sorted(m.step for m in heard["a"] if isinstance(m, StepRefused)) == list(numbers)
-
-
-def nothing_left(*channels: MqttChannel) -> None:
-    for channel in channels:
-        assert not channel._unacknowledged
-        assert all(slots.free == channel.config.window for slots in channel._slots.values())
-        assert all(arrivals.bytes_in_progress == 0 for arrivals in channel._arrivals.values())
-    assert len(asyncio.all_tasks()) == 1
-
-
-def through(relay: Relay, behind: str, port: int) -> tuple[MqttChannel, MqttChannel]:
+def through(relay: Relay, behind: str, port: int, config: ChannelConfig = CONFIG) -> tuple[MqttChannel, MqttChannel]:
     """Server and agent at the broker's port, one or both `behind` the relay."""
     ports = [relay.port if name in behind.split("+") else port for name in ("server", "a")]
-    return MqttChannel(RUN, "server", "127.0.0.1", ports[0], CONFIG), MqttChannel(
-        RUN, "a", "127.0.0.1", ports[1], CONFIG
-    )
+    server = MqttChannel(RUN, "server", "127.0.0.1", ports[0], config)
+    return server, MqttChannel(RUN, "a", "127.0.0.1", ports[1], config)
 
 
+@PROTOCOLS
 @pytest.mark.parametrize("kind", ["embedded", "mosquitto"])
-def test_a_broker_that_is_killed_and_comes_back(kind: str) -> None:
+def test_a_broker_that_is_killed_and_comes_back(kind: str, protocol: Protocol) -> None:
+    config = replace(CONFIG, protocol=protocol)
+
     async def main() -> None:
         with BrokerProcess(kind) as broker:
             async with (
-                MqttChannel(RUN, "server", "127.0.0.1", broker.port, CONFIG) as server,
-                MqttChannel(RUN, "a", "127.0.0.1", broker.port, CONFIG) as agent,
+                MqttChannel(RUN, "server", "127.0.0.1", broker.port, config) as server,
+                MqttChannel(RUN, "a", "127.0.0.1", broker.port, config) as agent,
             ):
 
                 async def restart() -> None:
@@ -100,7 +60,8 @@ def test_a_broker_that_is_killed_and_comes_back(kind: str) -> None:
                         await until(lambda before=before: agent.tcp()["connections"] > before)  # type: ignore[misc]
 
                 await exchange(server, agent, restart)
-            nothing_left(server, agent)
+                await settled(server, agent)
+            emptied(server, agent)
 
     asyncio.run(main())
 
@@ -132,11 +93,12 @@ def test_a_message_interrupted_near_its_end_is_not_sent_from_its_beginning(kind:
     asyncio.run(main())
 
 
+@PROTOCOLS
 @pytest.mark.parametrize("behind", ["server", "a", "server+a"])
-def test_connections_that_are_reset_within_a_chunk(behind: str) -> None:
+def test_connections_that_are_reset_within_a_chunk(behind: str, protocol: Protocol) -> None:
     async def main() -> None:
-        async with Broker(BrokerConfig(port=0)) as broker, Relay(broker.address[1]) as relay:
-            server, agent = through(relay, behind, broker.address[1])
+        async with Leaks(), Broker(BrokerConfig(port=0)) as broker, Relay(broker.address[1]) as relay:
+            server, agent = through(relay, behind, broker.address[1], replace(CONFIG, protocol=protocol))
             async with server, agent:
 
                 async def disturb() -> None:
@@ -146,26 +108,41 @@ def test_connections_that_are_reset_within_a_chunk(behind: str) -> None:
                         await until(lambda count=count: relay.resets > count)  # type: ignore[misc]
 
                 await exchange(server, agent, disturb)
-            nothing_left(server, agent)
+                await settled(server, agent)
+            emptied(server, agent)
             assert relay.resets == 3
             assert broker.snapshot()["queued_bytes"] == 0
 
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("behind", ["server", "a"])
-def test_a_connection_whose_other_end_is_gone_without_a_word(behind: str) -> None:
-    async def main() -> None:
-        async with Broker(BrokerConfig(port=0)) as broker, Relay(broker.address[1]) as relay:
-            server, agent = through(relay, behind, broker.address[1])
-            async with server, agent:
+async def half_open(behind: str, protocol: Protocol) -> None:
+    """Again and again both ends of a connection hear nothing more of each other, and nothing tells them."""
+    async with Broker(BrokerConfig(port=0)) as broker, Relay(broker.address[1]) as relay:
+        server, agent = through(relay, behind, broker.address[1], replace(CONFIG, protocol=protocol))
+        async with server, agent:
 
-                async def disturb() -> None:
+            async def disturb() -> None:
+                for _ in range(3):
+                    count, begun = relay.connections, under_way(server, agent)
                     relay.go_deaf()
+                    await until(lambda count=count: relay.connections > count)  # type: ignore[misc]
+                    await until(begun)
 
-                await exchange(server, agent, disturb)
-            nothing_left(server, agent)
-            assert relay.connections == 2
+            await exchange(server, agent, disturb, rounds=18)
+            await settled(server, agent)
+        emptied(server, agent)
+        assert relay.connections == 4
+        await until(lambda: broker.snapshot()["open_connections"] == 0)
+        assert broker.snapshot()["queued_bytes"] == 0
+        assert broker.snapshot()["totals"]["ended"].get("keepalive_timeout", 0) <= 3
+
+
+@pytest.mark.parametrize("behind", ["server", "a"])
+def test_connections_whose_other_end_is_gone_without_a_word(behind: str) -> None:
+    async def main() -> None:
+        async with Leaks(), asyncio.timeout(60):
+            await asyncio.gather(half_open(behind, "5"), half_open(behind, "3.1.1"))
 
     asyncio.run(main())
 
@@ -197,7 +174,8 @@ def test_a_link_that_stands_still_for_a_while() -> None:
                         relay.send_signal(signal.SIGCONT)
 
                     await exchange(server, agent, disturb)
-                nothing_left(server, agent)
+                    await settled(server, agent)
+                emptied(server, agent)
 
     asyncio.run(main())
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.framer import Framer
-from broker.packet_codec import encode
+from broker.packet_encoder import encode
 from broker.packets import V5, Publish
 
 SIZES = st.lists(st.integers(0, 300), min_size=1, max_size=8)

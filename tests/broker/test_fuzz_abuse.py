@@ -10,7 +10,8 @@ import pytest
 
 from broker.connection import Connection
 from broker.fields import varint
-from broker.packet_codec import MAX_BODY_BYTES, encode
+from broker.packet_decoder import MAX_BODY_BYTES
+from broker.packet_encoder import encode
 from broker.packets import (
     V5,
     V311,
@@ -94,6 +95,7 @@ def test_publishing_to_topics_of_the_broker(version: int) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_user_properties_up_to_the_limit_pass() -> None:
     block = EMPTY_PAIR * (MAX_BYTES // len(EMPTY_PAIR))
 
@@ -129,7 +131,9 @@ def test_a_stranger_with_as_many_user_properties_as_fit_a_connect_is_answered() 
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(("version", "limit"), [(V311, 1_000), (V5, 1_000), (V5, 65_535)])
+@pytest.mark.parametrize(
+    ("version", "limit"), [(V311, 1_000), (V5, 1_000), pytest.param(V5, 65_535, marks=pytest.mark.slow)]
+)
 def test_65535_subscriptions_of_one_client(version: int, limit: int) -> None:
     filters = [Request(f"$s/{number}/+", 1) for number in range(65_535)]
 

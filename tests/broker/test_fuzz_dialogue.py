@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.packet_codec import encode
+from broker.packet_encoder import encode
 from broker.packets import V5, VERSIONS, Connect, Disconnect, Pingreq, Pingresp, Puback
 from tests.broker.raw import RawClient, connected
 from tests.broker.siege import besieged, packet

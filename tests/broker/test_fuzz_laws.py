@@ -13,7 +13,8 @@ from broker import framer
 from broker.errors import ProtocolError
 from broker.fields import varint
 from broker.framer import BELIEVED_BYTES, SCRATCH_BYTES, Framer
-from broker.packet_codec import MAX_BODY_BYTES, decode, encode
+from broker.packet_decoder import MAX_BODY_BYTES, decode
+from broker.packet_encoder import encode
 from broker.packets import V5, V311, VERSIONS, Publish
 from broker.properties import MAX_BYTES, Property
 from broker.reasons import Reason

@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 
 from broker.fields import varint
-from broker.packet_codec import encode
+from broker.packet_encoder import encode
 from broker.packets import V5, V311, Connack, Connect, Pingreq, Pingresp, Suback
 from broker.reasons import Reason
 from tests.broker.raw import connected, open_client
@@ -73,9 +73,14 @@ def test_a_remaining_length_that_leaves_bytes_over(version: int) -> None:
 
 
 @VERSIONS
-@pytest.mark.parametrize("topic", [b"", b"#", b"a/#", b"a/#/b", b"a/+", b"a+", b"$share/g/#"])
-def test_publishing_to_no_topic_and_to_wildcards(version: int, topic: bytes) -> None:
+@pytest.mark.parametrize("topic", [b"#", b"a/#", b"a/#/b", b"a/+", b"a+", b"$share/g/#"])
+def test_publishing_to_wildcards(version: int, topic: bytes) -> None:
     expect_end(version, publishing(topic, version), Reason.TOPIC_NAME_INVALID)
+
+
+@VERSIONS
+def test_publishing_to_no_topic(version: int) -> None:
+    expect_end(version, publishing(b"", version), Reason.PROTOCOL_ERROR)
 
 
 @VERSIONS

@@ -13,8 +13,8 @@ import pytest
 
 from broker import drop_log
 from broker.errors import ProtocolError
-from broker.log import JsonFormatter, TextFormatter, told
-from broker.packet_codec import encode
+from broker.log import MAX_CHARACTERS, JsonFormatter, TextFormatter, told
+from broker.packet_encoder import encode
 from broker.packets import V5, Connect, Disconnect, Publish
 from broker.reasons import Reason
 from tests.broker.lab import until
@@ -46,6 +46,40 @@ def test_an_event_is_one_line_whatever_its_fields_hold(caplog: pytest.LogCapture
     parsed = json.loads(JsonFormatter().format(record))
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", parsed.pop("time"))
     assert parsed == {"event": "connected", "client": name, "peer": "::1:80", "session": "new"}
+
+
+def test_a_long_text_is_cut_where_it_can_be_seen(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    told("forbidden", client="c" * MAX_CHARACTERS, topic="t" * (MAX_CHARACTERS + 1), messages=10**300)
+    told("summary", clients={"c" * 1_000: {"bytes_in": 1}})
+    fields, summary = events(caplog, "forbidden", "summary")
+    assert fields["client"] == "c" * MAX_CHARACTERS
+    assert fields["topic"] == "t" * (MAX_CHARACTERS - 3) + "..."
+    assert fields["messages"] == 10**300
+    assert summary["clients"] == {"c" * (MAX_CHARACTERS - 3) + "...": {"bytes_in": 1}}
+
+
+def test_the_longest_client_id_does_not_flood_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    name = "\x7f" * 65_535  # six characters each where it is quoted
+
+    async def scenario() -> None:
+        async with serving() as broker:
+            async with open_client(broker.address) as client:
+                await client.send(Connect(name))
+                await client.receive()
+            async with connected(broker.address, "c") as client:
+                await client.send(publish("$SYS/" + name[5:]), publish("#" + name[1:]))
+                await client.ended()
+
+    asyncio.run(scenario())
+    first, *_ = events(caplog, "connected", "refused")
+    assert first["client"] == name[: MAX_CHARACTERS - 3] + "..."
+    forbidden, ended = events(caplog, "forbidden", "ended")
+    assert forbidden["topic"] == ("$SYS/" + name)[: MAX_CHARACTERS - 3] + "..."
+    assert ended["text"].endswith("...")
+    for form in (TextFormatter(), JsonFormatter()):
+        assert all(len(form.format(record)) < 2 * 6 * MAX_CHARACTERS for record in caplog.records)
 
 
 def test_a_reason_code_is_shown_with_its_name(caplog: pytest.LogCaptureFixture) -> None:

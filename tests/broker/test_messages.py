@@ -30,6 +30,7 @@ from broker.messages import (
     Hello,
     Message,
     Metrics,
+    Share,
     State,
     StepRefused,
     Thresholds,
@@ -65,6 +66,7 @@ GOLDEN: list[tuple[int, str, Message, str]] = [
         "94cedeadbeefc39201cd012c9195cd012d00090c0c",
     ),
     (15, "ack", DownHeld(7, False, [], []), "9407c29090"),
+    (16, "cmd", Share(1 << 20), "91ce00100000"),
     (20, "down", ActivationDown(7, b"\x0a\x0b"), "9207c4020a0b"),
     (21, "up", GradientUp(7, b"\x0c", 1.5, 300), "9407c4010ccb3ff8000000000000cd012c"),
 ]
@@ -78,9 +80,9 @@ def test_bytes_are_frozen(code: int, channel: str, message: Message, body: str) 
 
 
 def test_the_registry_is_complete_and_every_code_is_its_messages_own() -> None:
-    assert {code: kind.code for code, kind in MESSAGES.items()} == {code: code for code in (*range(1, 16), 20, 21)}
+    assert {code: kind.code for code, kind in MESSAGES.items()} == {code: code for code in (*range(1, 17), 20, 21)}
     assert {kind for _, _, message, _ in GOLDEN for kind in [type(message)]} == set(MESSAGES.values())
-    for code in (0, 16, 19, 22, 255):
+    for code in (0, 17, 19, 22, 255):
         with pytest.raises(WireError, match=f"message type {code} is unknown; valid: 1, 2"):
             decode(code, b"\x90")
 
@@ -90,6 +92,7 @@ PLAIN = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
+CHUNKS = st.sets(st.integers(0, 65534), min_size=2, max_size=20).map(sorted).filter(lambda ends: len(ends) % 2 == 0)
 FIELDS: dict[Any, st.SearchStrategy[Any]] = {
     checks.Text: st.text(),
     checks.Name: st.text("az09_.-", min_size=1, max_size=64),
@@ -100,7 +103,7 @@ FIELDS: dict[Any, st.SearchStrategy[Any]] = {
     checks.U32: st.integers(0, 2**32 - 1),
     checks.Last: st.integers(-1, 2**32 - 1),
     checks.Steps: st.lists(st.integers(0, 2**32 - 1)),
-    checks.Runs: st.lists(st.lists(st.integers(0, 2**32 - 1))),
+    checks.Runs: st.lists(st.tuples(st.integers(0, 2**32 - 1), CHUNKS).map(lambda entry: [entry[0], *entry[1]])),
     checks.Samples: st.lists(st.integers(0, 2**64 - 1)),
     checks.ByStream: st.dictionaries(st.text(), st.floats(allow_nan=False)),
     checks.Table: st.dictionaries(st.text(), PLAIN, max_size=4),
@@ -147,6 +150,23 @@ def test_any_bytes_raise_only_wire_errors(code: int, body: bytes) -> None:
         (Welcome({"x": object()}, 0), "Welcome.settings: .* cannot travel"),
         (Metrics({1: 2}), "Metrics.values: 1 is no str"),  # type: ignore[dict-item]
         (End(1, ""), "End.ok: 1 is no bool"),  # type: ignore[arg-type]
+        *(
+            (DownHeld(7, False, [], partial), f"DownHeld.partial: {reason}")
+            for partial, reason in (
+                ([[]], "None is no int"),
+                ([7], "7 is no list"),  # type: ignore[list-item]
+                ([[1]], "0 numbers are no 1 to 500 runs"),
+                ([[1, 0]], "1 numbers are no 1 to 500 runs"),
+                ([[2**32, 0, 0]], "4294967296 is out of 0..4294967295"),
+                ([[1, 0, 65535]], "0 to 65535 is no run of chunks"),
+                ([[1, -1, 3]], "-1 to 3 is no run"),
+                ([[1, 5, 4]], "5 to 4 is no run"),
+                ([[1, 3, 4, 0, 1]], "0 to 1 is no run of chunks behind 4"),
+                ([[1, 0, 4, 4, 5]], "4 to 5 is no run of chunks behind 4"),
+                ([[1, *range(1002)]], "1002 numbers are no 1 to 500 runs"),
+                ([[1, *range(1000)]] * 9, "4500 runs are more than 4096"),
+            )
+        ),
     ],
 )
 def test_a_bad_field_is_named_in_both_directions(message: Message, reason: str) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sqlite3
 import subprocess
 import sys
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -16,9 +18,10 @@ from broker.broker_config import BrokerConfig
 from broker.counters import ConnectionCount
 from broker.errors import ConnectError
 from broker.metrics import render
-from broker.packets import Publish
+from broker.packets import Puback, Publish
 from broker.properties import Property
 from broker.server import Broker
+from broker.store import Store
 from tests.broker.raw import connected, open_client, publish
 from tests.broker.serving import serving
 from tests.broker.test_sys_topics import QUIET
@@ -117,6 +120,41 @@ def test_values_are_those_of_the_broker() -> None:
         assert page["splitcom_broker_connections_ended_total"] == {(("reason", "protocol_error"),): 1}
         assert page["process_resident_memory_bytes"][()] > 1 << 20
         assert page["process_open_fds"][()] > 3
+
+    asyncio.run(scenario())
+
+
+def test_a_store_has_values_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, write = tmp_path / "store", Store._write
+
+    def failing(store: Store, batch: dict[object, object]) -> None:
+        raise sqlite3.OperationalError("the disk is full")
+
+    async def values(broker: Broker) -> dict[str, float]:
+        page = await scrape(broker)
+        start = "splitcom_broker_store_"
+        return {name.removeprefix(start): value[()] for name, value in page.items() if name.startswith(start)}
+
+    async def scenario() -> None:
+        async with metered() as broker:
+            assert await values(broker) == {}
+        async with metered(store=str(path)) as broker, connected(broker.address, "c") as client:
+            before = await values(broker)
+            assert (before["commits_total"], before["commit_seconds_total"], before["failing"]) == (0, 0, 0)
+            assert before["bytes"] >= path.stat().st_size > 0
+            for number in range(3):
+                await client.send(publish(f"t/{number}", bytes(50_000), retain=True, qos=1))
+                await client.expect(Puback)
+            after = await values(broker)
+            assert after["commits_total"] == 3
+            assert after["commit_seconds_total"] > 0
+            assert after["bytes"] > before["bytes"] + 3 * 50_000
+            monkeypatch.setattr(Store, "_write", failing)
+            await client.send(publish("t", b"x", retain=True, qos=1))
+            await client.ended()
+            assert (await values(broker))["failing"] == 1
+            assert (await values(broker))["commits_total"] == 3
+            monkeypatch.setattr(Store, "_write", write)
 
     asyncio.run(scenario())
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,14 @@ import pytest
 
 from broker.acl import DEVICES
 from broker.broker_config import BrokerConfig
+from broker.engines import find_mosquitto
 from broker.errors import SettingsError
-from broker.mosquitto_config import VERSIONS, Version, export
+from broker.mosquitto_config import VERSIONS, Version, export, queue_limits
+from broker.packets import Pingreq, Pingresp, Puback, Publish
 from broker.users import Scrypt, Users, set_password
-from tests.broker.lab import Address, Lab, introduce, opened, play
+from tests.broker.lab import Address, Lab, introduce, opened, play, start_mosquitto
+from tests.broker.planes import free_port
+from tests.broker.raw import RawClient, publish
 
 
 def exported(config: BrokerConfig, directory: Path, version: Version = "2.0") -> list[str]:
@@ -34,21 +40,140 @@ def test_limits_are_those_of_the_settings(tmp_path: Path) -> None:
         session_expiry_s=5400,
         topic_alias_maximum=3,
     )
-    assert set(exported(config, tmp_path)) == {
+    assert {line for line in exported(config, tmp_path) if not line.startswith("#")} == {
         "listener 4711 127.0.0.1",
+        "protocol mqtt",
         "allow_anonymous true",
         "set_tcp_nodelay true",
+        "sys_interval 10",
         "persistence false",
         "max_packet_size 1048576",
         "max_queued_bytes 2097152",
-        "max_queued_messages 4096",
-        "max_inflight_bytes 2097152",
+        "max_queued_messages 100",
+        "max_inflight_bytes 262144",
         "max_inflight_messages 7",
         "max_connections 9",
         "max_keepalive 60",
         "max_topic_alias 3",
         "persistent_client_expiration 2h",
     }
+
+
+def test_what_may_wait_comes_to_about_the_bytes_that_were_asked_for() -> None:
+    assert list(queue_limits(64 << 20)) == [
+        "max_queued_bytes 67108864",
+        "max_queued_messages 1024",
+        "max_inflight_bytes 8388608",
+    ]
+    assert list(queue_limits(1))[1:] == ["max_queued_messages 100", "max_inflight_bytes 1"]  # never 0 for no limit
+
+
+def test_messages_of_qos_0_do_not_pile_up_for_a_subscriber_that_does_not_read(tmp_path: Path) -> None:
+    sent = 1_000
+
+    async def script(address: Address) -> None:
+        async with opened(address) as slow, opened(address) as publisher:
+            for name, client in (("slow", slow), ("publisher", publisher)):
+                assert await introduce(client, name) == 0
+            await slow.subscribe("t")
+            for _ in range(sent):
+                await publisher.send(publish("t", bytes(64 << 10)))
+            await publisher.send(Pingreq())
+            await publisher.expect(Pingresp)  # so that all of it is handled
+            received = 0
+            while (await next_or_end(slow, publisher)).payload != b"end":
+                received += 1
+            assert 100 <= received < sent / 2  # those that waited, and what was in the buffers of the connection
+
+    play("mosquitto", BrokerConfig(port=0, queue_bytes=1 << 20), tmp_path, script)
+
+
+async def next_or_end(subscriber: RawClient, publisher: RawClient) -> Publish:
+    """What comes next; until something does, an end is published, again and again since that may be dropped too."""
+    reading = asyncio.create_task(subscriber.expect(Publish))
+    while not reading.done():
+        await publisher.send(publish("t", b"end"), Pingreq())
+        await publisher.expect(Pingresp)
+    return reading.result()
+
+
+def test_its_own_topics_come_as_often_as_was_asked_for(tmp_path: Path) -> None:
+    async def script(address: Address) -> None:
+        async with opened(address) as client:
+            assert await introduce(client, "c") == 0
+            await client.subscribe("$SYS/broker/uptime")
+            for _ in range(3):
+                await client.expect(Publish)
+
+    assert "sys_interval 0" in exported(BrokerConfig(sys_interval_s=0), tmp_path)
+    play("mosquitto", BrokerConfig(port=0, sys_interval_s=0.1), tmp_path, script)  # whole seconds there
+
+
+def test_a_store_is_kept_beside_the_brokers_own(tmp_path: Path) -> None:
+    program = find_mosquitto()
+    if program is None:
+        pytest.skip("mosquitto is not installed")
+    config = BrokerConfig(port=0, store=str(tmp_path / "state.db"))
+
+    async def keep(address: Address) -> None:
+        async with opened(address) as client:
+            assert await introduce(client, "c") == 0
+            await client.send(publish("t", b"kept", qos=1, retain=True))
+            await client.expect(Puback)
+
+    async def find(address: Address) -> None:
+        async with opened(address) as client:
+            assert await introduce(client, "c") == 0
+            await client.subscribe("t")
+            assert (await client.expect(Publish)).payload == b"kept"
+
+    for script in (keep, find):
+        process, port = start_mosquitto(program, config, tmp_path / "conf")
+        with process:
+            try:
+                asyncio.run(script((config.host, port)))
+            finally:
+                process.terminate()
+    assert (tmp_path / "state.db.mosquitto").exists()
+    assert any("is saved every 60 s" in line for line in exported(config, tmp_path))
+
+
+def test_websocket_has_a_listener_of_its_own(tmp_path: Path, lab: Lab) -> None:
+    config = BrokerConfig(port=4711, websocket_port=4712, users=str(lab.users), policy="devices")
+    lines = exported(config, tmp_path)
+    at = lines.index("listener 4712 127.0.0.1")
+    assert lines[at + 1] == "protocol websockets"
+    assert lines[lines.index("listener 4711 127.0.0.1") + 1] == "protocol mqtt"
+    assert lines[at + 2 :] == lines[lines.index("protocol mqtt") + 1 : at]
+    assert exported(replace(config, websocket_port=0), tmp_path).count("listener 8083 127.0.0.1") == 1
+
+    async def script(address: Address) -> None:
+        async with opened(address) as client:
+            assert await introduce(client, "alice", username="alice", password="wonder") == 0
+
+    # Also a mosquitto that was built without WebSocket starts with it.
+    play("mosquitto", replace(config, port=0, websocket_port=free_port()), tmp_path, script)
+
+
+def test_over_websocket_no_certificate_is_asked_for_so_that_there_is_no_such_listener(tmp_path: Path, lab: Lab) -> None:
+    lines = exported(lab.tls(websocket_port=4712), tmp_path)
+    assert sum(line.startswith("listener ") for line in lines) == 1
+    assert untold(lines)[-1] == "websocket_port (with tls_require)"
+
+
+def untold(lines: list[str]) -> list[str]:
+    """The settings that the file says it does not hold."""
+    (line,) = (line for line in lines if line.startswith("# Mosquitto has no options for: "))
+    return line.rpartition(": ")[2].split(", ")
+
+
+def test_the_file_says_which_settings_it_does_not_hold(tmp_path: Path) -> None:
+    bounds = ["retained_bytes", "connect_timeout_s", "connect_bytes", "max_sessions", "max_subscriptions"]
+    assert untold(exported(BrokerConfig(), tmp_path)) == bounds
+    bounds.remove("max_sessions")
+    assert untold(exported(BrokerConfig(), tmp_path, "2.1")) == bounds
+    config = BrokerConfig(metrics_port=0, connections_per_s=5, congestion="cubic", log_format="json")
+    assert {"metrics_port", "connections_per_s", "congestion", "log_format"} <= set(untold(exported(config, tmp_path)))
 
 
 def test_mosquitto_2_1_has_plugins_and_more_limits(tmp_path: Path, lab: Lab) -> None:

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from broker.errors import ProtocolError
 from broker.framer import Framer
-from broker.packet_codec import decode, encode
+from broker.packet_decoder import decode
+from broker.packet_encoder import encode
 from broker.packets import (
     ACKNOWLEDGEMENTS,
+    REASON_CODES,
     V5,
     V311,
     Auth,
@@ -115,15 +117,22 @@ def connects(version: int) -> st.SearchStrategy[Connect]:
     )
 
 
+def reason_codes(kind: PacketType, version: int) -> st.SearchStrategy[int]:
+    return st.sampled_from(sorted(REASON_CODES[kind])) if version == V5 else st.just(0)
+
+
 def packets(version: int) -> st.SearchStrategy[Packet]:
     """Every type of packet, as it can stand in this version."""
-    kind, reason, filters = PacketType, U8 if version == V5 else st.just(0), st.lists(TEXT, min_size=1, max_size=3)
+    kind, filters = PacketType, st.lists(TEXT, min_size=1, max_size=3)
     reasons = st.lists(U8, max_size=3).map(tuple)
     built: list[st.SearchStrategy[Any]] = [
         connects(version),
         publishes(version),
         st.builds(Connack, st.booleans(), U8, properties(kind.CONNACK, version)),
-        *(st.builds(made, IDS, reason, properties(k, version)) for k, made in ACKNOWLEDGEMENTS.items()),
+        *(
+            st.builds(made, IDS, reason_codes(kind, version), properties(kind, version))
+            for kind, made in ACKNOWLEDGEMENTS.items()
+        ),
         st.builds(
             Subscribe,
             IDS,
@@ -135,10 +144,10 @@ def packets(version: int) -> st.SearchStrategy[Packet]:
         st.builds(Unsuback, IDS, reasons if version == V5 else st.just(()), properties(kind.UNSUBACK, version)),
         st.just(Pingreq()),
         st.just(Pingresp()),
-        st.builds(Disconnect, reason, properties(kind.DISCONNECT, version)),
+        st.builds(Disconnect, reason_codes(kind.DISCONNECT, version), properties(kind.DISCONNECT, version)),
     ]
     if version == V5:
-        built.append(st.builds(Auth, reason, properties(kind.AUTH, version)))
+        built.append(st.builds(Auth, reason_codes(kind.AUTH, version), properties(kind.AUTH, version)))
     return st.one_of(built)
 
 
@@ -209,7 +218,13 @@ def test_any_body_of_any_type_raises_nothing_but_protocol_errors(kind: int, body
         (0x38, b"\0\1a\0", Reason.MALFORMED_PACKET),
         (0x32, b"\0\1a\0\0\0", Reason.PROTOCOL_ERROR),
         (0x30, b"\0\1#\0", Reason.TOPIC_NAME_INVALID),
-        (0x30, b"\0\0\0", Reason.TOPIC_NAME_INVALID),
+        (0x30, b"\0\0\0", Reason.PROTOCOL_ERROR),
+        (0x40, b"\0\1\x55", Reason.PROTOCOL_ERROR),
+        (0x50, b"\0\1\x92", Reason.PROTOCOL_ERROR),
+        (0x62, b"\0\1\x10", Reason.PROTOCOL_ERROR),
+        (0x70, b"\0\1\x80", Reason.PROTOCOL_ERROR),
+        (0xE0, b"\x55", Reason.PROTOCOL_ERROR),
+        (0xF0, b"\x01", Reason.PROTOCOL_ERROR),
         (0x30, b"\0\1\xff\0", Reason.MALFORMED_PACKET),
         (0x30, b"\0\1\0\0", Reason.MALFORMED_PACKET),
         (0x30, b"\0\5a", Reason.MALFORMED_PACKET),

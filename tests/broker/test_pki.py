@@ -111,6 +111,49 @@ def test_the_list_lasts_as_long_as_the_authority(pki: Pki) -> None:
     assert crl.next_update_utc == certificate(pki, "ca").not_valid_after_utc
 
 
+def test_every_list_has_a_higher_number_and_names_the_key_that_signed_it(pki: Pki) -> None:
+    def number() -> int:
+        crl = x509.load_pem_x509_crl(pki.revocations.read_bytes())
+        key = crl.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+        ca = certificate(pki, "ca").extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+        assert key == ca.digest
+        return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+
+    numbers = [number()]
+    pki.issue("agent0")
+    numbers.append(number())
+    Pki(pki.directory).revoke("agent0")
+    numbers.append(number())
+    pki.issue("agent1")
+    numbers.append(number())
+    assert numbers == sorted(set(numbers))
+    assert numbers[0] > 0
+
+
+def test_an_index_from_before_lists_had_numbers_is_read(pki: Pki) -> None:
+    index = pki.directory / "index.json"
+    lines = [line for line in index.read_text().splitlines() if "revocation_lists" not in line]
+    index.write_text("\n".join(lines))
+    Pki(pki.directory).issue("agent0")
+    assert openssl(pki, "agent0", "sslclient") == "good"
+
+
+def test_a_new_authority_knows_nothing_of_what_the_old_one_issued(pki: Pki) -> None:
+    old = pki.issue("agent0")
+    again = Pki.create(pki.directory, "LAB", force=True)
+    with pytest.raises(SettingsError, match="'agent0' has no certificate to revoke"):
+        again.revoke("agent0")
+    assert again.issue("agent0").serial != old.serial
+    assert openssl(again, "agent0", "sslclient") == "good"
+
+
+def test_a_name_whose_certificate_was_revoked_gets_another(pki: Pki) -> None:
+    pki.issue("agent0")
+    pki.revoke("agent0")
+    pki.issue("agent0")
+    assert openssl(pki, "agent0", "sslclient") == "good"
+
+
 def test_a_certificate_that_is_replaced_is_revoked(pki: Pki) -> None:
     old = pki.issue("agent0")
     new = pki.issue("agent0", force=True)
@@ -174,8 +217,12 @@ def test_a_directory_that_is_none_of_ours_is_named(tmp_path: Path, pki: Pki) -> 
 def test_bad_hosts_and_names_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="--host: 'ö' is no name of a host"):
         Pki.create(tmp_path / "pki", "LAB", ["ö"])
-    with pytest.raises(SettingsError, match="--name"):
-        Pki.create(tmp_path / "pki", "x" * 65)
+    for host in ("", "a b"):
+        with pytest.raises(SettingsError, match=f"--host: '{host}' is no name of a host"):
+            Pki.create(tmp_path / "pki", "LAB", [host])
+    for name in ("", "x" * 65, "é" * 40, "a\nb", "\udcff"):
+        with pytest.raises(SettingsError, match="--name"):
+            Pki.create(tmp_path / "pki", name)
     assert not (tmp_path / "pki").exists()
 
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from broker.packet_codec import encode
+from broker.packet_encoder import encode
 from broker.packets import V5, Connack, Connect, Disconnect, Puback, Publish, Request, Suback, Subscribe
 from broker.properties import Property
 from broker.reasons import Reason

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from broker.packet_codec import encode
+from broker.packet_encoder import encode
 from broker.packets import (
     V5,
     V311,

@@ -8,12 +8,14 @@ import struct
 
 import pytest
 
-from broker.packet_codec import encode
+from broker.connection import TURN_PACKETS
+from broker.packet_encoder import encode
 from broker.packets import (
     V5,
     Auth,
     Connack,
     Connect,
+    Disconnect,
     Pingreq,
     Pingresp,
     Publish,
@@ -21,7 +23,7 @@ from broker.packets import (
 )
 from broker.properties import Property
 from broker.reasons import Reason
-from tests.broker.raw import PATIENCE_S, connected, open_client, publish
+from tests.broker.raw import PATIENCE_S, RawClient, connected, open_client, publish
 from tests.broker.serving import reasons, serving
 
 
@@ -37,6 +39,7 @@ from tests.broker.serving import reasons, serving
         (encode(Connect("c"), V5), Reason.PROTOCOL_ERROR),
         (encode(Connack(), V5), Reason.PROTOCOL_ERROR),
         (encode(Auth(), V5), Reason.PROTOCOL_ERROR),
+        (encode(Disconnect(Reason.SESSION_TAKEN_OVER), V5), Reason.PROTOCOL_ERROR),
         (encode(Publish("t", properties={Property.SUBSCRIPTION_ID: (1,)}), V5), Reason.PROTOCOL_ERROR),
     ],
 )
@@ -101,5 +104,28 @@ def test_a_reset_half_way_through_a_packet_delivers_nothing() -> None:
                 broken.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                 broken.abort()
             assert (await watch.expect(Publish)).topic == "will"
+
+    asyncio.run(scenario())
+
+
+def test_a_stream_of_tiny_packets_does_not_keep_others_waiting() -> None:
+    async def scenario() -> None:
+        async with (
+            serving() as broker,
+            connected(broker.address, "f") as flood,
+            connected(broker.address, "o") as other,
+        ):
+            order: list[str] = []
+
+            async def answered(client: RawClient, name: str) -> None:
+                await client.expect(Pingresp)
+                order.append(name)
+
+            ping = encode(Pingreq(), V5)
+            flood.writer.write(encode(publish("t"), V5) * 8 * TURN_PACKETS + ping)
+            other.writer.write(ping)
+            await asyncio.gather(answered(flood, "flood"), answered(other, "other"))
+            assert order == ["other", "flood"]
+            assert broker.snapshot()["clients"]["f"]["packets_in"] == 2 + 8 * TURN_PACKETS
 
     asyncio.run(scenario())

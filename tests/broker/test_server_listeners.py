@@ -40,6 +40,22 @@ def tcp(port: int = 0) -> TcpListener:
     return TcpListener("127.0.0.1", port)
 
 
+def test_tcp_finds_out_that_a_silent_peer_is_gone() -> None:
+    """A client that wants no keepalive is missed by nobody else."""
+
+    async def scenario() -> None:
+        async with Broker(BrokerConfig(port=0)) as broker, connected(broker.address, "c", keepalive=0):
+            [connection] = broker._connections
+            accepted = connection._transport.get_extra_info("socket")
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
+            options = [getattr(socket, name) for name in names if hasattr(socket, name)]
+            found = [accepted.getsockopt(socket.IPPROTO_TCP, option) for option in options]
+            assert found == [60, 15, 4][: len(options)]
+
+    asyncio.run(scenario())
+
+
 def test_clients_of_all_listeners_meet_in_one_broker() -> None:
     async def scenario() -> None:
         async with AsyncExitStack() as stack:

@@ -17,6 +17,7 @@ from broker.session import Session
 from broker.topic_filter import is_filter, unshared
 from tests.broker.raw import RawClient, connected, publish
 from tests.broker.serving import VERSIONS, kept, reasons, serving
+from tests.broker.siege import memory_below
 
 
 async def received(client: RawClient) -> list[bytes]:
@@ -186,6 +187,14 @@ def test_a_member_without_room_is_passed_over_until_all_are_full() -> None:
     assert (full.waiting, free.waiting) == (2, 2)
     router.publish(shared_message(), None)
     assert [session.outlet.ended for session in (full, free)].count(True) == 1  # type: ignore[union-attr]
+
+
+def test_the_next_member_is_found_without_a_look_at_all_of_them() -> None:
+    router, _ = group(*map(str, range(20_000)))
+    message = shared_message()
+    router.publish(message, None)
+    with memory_below(20_000):
+        router.publish(message, None)
 
 
 def test_a_message_that_no_member_can_take_is_counted() -> None:

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from broker.packet_codec import encode
+from broker.packet_encoder import encode
 from broker.packets import (
     V5,
     Disconnect,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +15,7 @@ from broker.reasons import Reason
 from broker.retained import Retained
 from broker.router import Router
 from broker.session import Session
+from broker.topic_filter import FilterTree
 
 
 def message(
@@ -243,15 +246,99 @@ def test_unsubscribing_and_forgetting_leave_no_subscription_behind() -> None:
     assert router.publish(message("t"), None) is Reason.NO_MATCHING_SUBSCRIBERS
 
 
+def test_expired_messages_give_their_room_to_new_ones() -> None:
+    now = 0.0
+    totals = Totals()
+    router, session = Router(1_200, 1_200, totals, lambda: now), Session("c", totals)
+    router.subscribe(session, Request("t", 1), 1, 0)
+    assert router.publish(message("kept", bytes(300), retain=True, expiry=5), None) < Reason.UNSPECIFIED
+    for _ in range(2):
+        router.publish(message("t", b"old", qos=1, expiry=5), None)
+    router.publish(message("t", b"dropped", qos=1), None)
+    assert router.publish(message("new", bytes(600), retain=True), None) is Reason.QUOTA_EXCEEDED
+    assert totals.dropped == 2
+    now = 5.0
+    assert router.publish(message("new", bytes(600), retain=True), None) < Reason.UNSPECIFIED
+    router.publish(message("t", b"fresh", qos=1), None)
+    assert (totals.dropped, totals.expired, session.waiting) == (2, 2, 1)
+    assert [m.topic for m in matching(router.retained, "#", now)] == ["new"]
+
+
+def test_a_member_of_a_group_whose_messages_have_expired_takes_new_ones() -> None:
+    now = 0.0
+    totals = Totals()
+    router, session = Router(600, 0, totals, lambda: now), Session("c", totals)
+    router.subscribe(session, Request("$share/g/t", 1), 1, 0)
+    router.publish(message("t", b"old", qos=1, expiry=5), None)
+    now = 5.0
+    router.publish(message("t", b"fresh", qos=1), None)
+    assert (totals.dropped, totals.expired, session.waiting) == (0, 1, 1)
+
+
+def test_what_expires_is_looked_for_once_a_second() -> None:
+    session = Session("c", Totals())
+    for expiry in (1, 2, 3):
+        session.enqueue(delivery(1, expiry=expiry))
+    for now, left in ((0.9, 3), (1.5, 2), (2.4, 2), (2.5, 1), (9.0, 0)):
+        session.sweep(now)
+        assert (session.waiting, session.totals.expired) == (left, 3 - left)
+    assert session.held_bytes == 0
+
+
+def test_a_message_that_was_sent_is_not_swept_away() -> None:
+    session = Session("c", Totals())
+    session.enqueue(delivery(1, expiry=1))
+    assert session.next_delivery(0.0) is not None
+    session.suspend()
+    session.sweep(9.0)
+    assert session.waiting == 1
+
+
+def test_routes_are_remembered_within_bounds() -> None:
+    router, session, _ = routed(1 << 20, 0)
+    for number in range(100):
+        router.publish(message(f"nobody/{number}"), None)
+    assert not router._cache
+    router.subscribe(session, Request("#", 0), 0, 0)
+    router.publish(message("x" * 60_000), None)
+    assert not router._cache
+    for number in range(10_000):
+        router.publish(message(f"t/{number}"), None)
+    assert 0 < len(router._cache) <= 4_096
+    for number in range(1_000):
+        router.subscribe(Session(f"c{number}", session.totals), Request("#", 0), 0, 0)
+    for number in range(100):
+        router.publish(message(f"t/{number}"), None)
+    assert 0 < sum(len(route.targets) for route in router._cache.values()) <= 1 << 16
+
+
+def test_many_subscribers_of_one_filter_leave_as_fast_as_few() -> None:
+    values = [Session(str(number), Totals()) for number in range(20_000)]
+    tree: FilterTree[Session] = FilterTree()
+    for value in values:
+        tree.add("t", value)
+    with mock.patch.object(Session, "__eq__", side_effect=AssertionError("compared"), create=True):
+        for value in reversed(values):
+            tree.remove("t", value)
+    assert tree.match("t") == []
+
+
+def matching(retained: Retained, topic_filter: str, now: float) -> list[Message]:
+    """The messages under a filter in one page."""
+    messages, following, _ = retained.page(topic_filter, now, "", 100)
+    assert following is None
+    return messages
+
+
 def test_retained_messages_are_replaced_removed_expired_and_capped() -> None:
     retained = Retained(cap=4_000)
     assert retained.keep(message("a/1", b"old"))
     assert retained.keep(message("a/1", b"new"))
     assert retained.keep(message("a/2", b"x", expiry=5))
     assert retained.keep(message("$SYS/a", b"x"))
-    assert [m.payload for m in retained.matching("a/1", 0.0)] == [b"new"]
-    assert [m.topic for m in retained.matching("#", 0.0)] == ["a/1", "a/2"]
-    assert [m.topic for m in retained.matching("a/+", 6.0)] == ["a/1"]
+    assert [m.payload for m in matching(retained, "a/1", 0.0)] == [b"new"]
+    assert [m.topic for m in matching(retained, "#", 0.0)] == ["a/1", "a/2"]
+    assert [m.topic for m in matching(retained, "a/+", 6.0)] == ["a/1"]
     assert not retained.keep(message("b", bytes(4_000)))
     assert retained.keep(message("a/1"))
     assert retained.keep(message("$SYS/a"))

@@ -6,11 +6,13 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from broker.durable_registry import DurableRegistry
 from broker.errors import ConnectError, SettingsError
 from broker.packets import (
     V5,
@@ -30,11 +32,13 @@ from broker.packets import (
     Subscribe,
     Unsuback,
     Unsubscribe,
+    Will,
 )
 from broker.properties import Property
 from broker.reasons import Reason
 from broker.server import Broker, BrokerConfig
-from broker.store import APPLICATION, TABLES, VERSION, Store
+from broker.store import Store
+from broker.store_file import APPLICATION, TABLES, VERSION
 from tests.broker.raw import PATIENCE_S, RawClient, connected, open_client, publish
 from tests.broker.serving import FOREVER, VERSIONS, kept, serving
 from tests.broker.siege import until
@@ -52,6 +56,11 @@ def rows(path: Path) -> dict[str, int]:
     with opened(path) as database:
         counts = {table: database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in TABLES}
     return {table: count for table, count in counts.items() if count}
+
+
+def modes(directory: Path) -> dict[str, int]:
+    """Who may do what with each file."""
+    return {path.name: path.stat().st_mode & 0o777 for path in directory.iterdir()}
 
 
 @asynccontextmanager
@@ -197,6 +206,66 @@ def test_a_session_to_keep_is_welcomed_after_its_commit(tmp_path: Path, monkeypa
                 assert await receiving is None
                 disk.free.set()
                 await second.expect(Connack)
+
+    asyncio.run(scenario())
+
+
+def test_an_id_that_the_client_keeps_holds_up_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+
+    async def scenario() -> None:
+        async with serving(store=str(path)) as broker, connected(broker.address, "p") as sender:
+            async with connected(broker.address, "c", **kept(V5)) as client:
+                await client.subscribe("t", 2)
+                await sender.send(publish("t", b"kept", qos=2))
+                await client.send(Pubrec((await client.expect(Publish)).packet_id))
+                held = await client.expect(Pubrel)
+                session = broker._registry.sessions["c"]
+                session._last_id = held.packet_id - 1  # as after 65,535 messages
+                await sender.send(publish("t", b"next", qos=2, packet_id=2))
+                following = await client.expect(Publish)
+                assert (following.payload, following.packet_id) == (b"next", held.packet_id + 1)
+                # This one got its id while it was free.
+                session._last_id = held.packet_id + 1
+                session.receive_maximum = 2
+                await sender.send(publish("t", b"last", qos=2, packet_id=3))
+                await until(lambda: session.waiting == 1)
+                session._released[held.packet_id + 2] = None
+                session.receive_maximum = 4
+                session.outlet.wake()
+                last = await client.expect(Publish)
+                assert (last.payload, last.packet_id) == (b"last", held.packet_id + 3)
+                client.abort()
+            await until(lambda: broker.snapshot()["open_connections"] == 1)
+        async with serving(store=str(path)) as broker, resumed(broker, "c") as client:
+            packets = [await client.receive() for _ in range(3)]
+            assert packets[0] == Pubrel(held.packet_id)
+            again = [packet for packet in packets if isinstance(packet, Publish)]
+            expected = [(b"next", following.packet_id), (b"last", last.packet_id)]
+            assert [(packet.payload, packet.packet_id) for packet in again] == expected
+
+    asyncio.run(scenario())
+
+
+def test_expired_messages_leave_the_file_when_their_room_is_needed(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    soon = {Property.MESSAGE_EXPIRY: 1}
+
+    async def scenario() -> None:
+        settings = {"queue_bytes": 1_200, "retained_bytes": 600}
+        async with serving(store=str(path), **settings) as broker, connected(broker.address, "p") as sender:
+            async with connected(broker.address, "c", **kept(V5)) as client:
+                await client.subscribe("t", 1)
+            for number in (1, 2):
+                await sender.send(publish("t", b"old", qos=1, packet_id=number, properties=soon))
+                await sender.expect(Puback)
+            await sender.send(publish("kept", b"old", qos=1, retain=True, packet_id=3, properties=soon))
+            await sender.expect(Puback)
+            broker._registry.router._clock = lambda: asyncio.get_running_loop().time() + 2
+            for topic, retain in (("t", False), ("new", True)):
+                await sender.send(publish(topic, b"fresh", qos=1, retain=retain))
+                assert (await sender.expect(Puback)).reason < 0x80
+        assert rows(path) == {"session": 1, "subscription": 1, "message": 2, "delivery": 1, "retained": 1}
 
     asyncio.run(scenario())
 
@@ -363,6 +432,75 @@ def test_retained_messages_are_replaced_and_removed(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("goodbye", [False, True])
+def test_a_will_outlives_a_broker_that_is_stopped(goodbye: bool, tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    will = Will("will", b"gone", 1)
+
+    async def scenario() -> None:
+        async with AsyncExitStack() as clients, serving(store=store) as broker:
+            watch = await clients.enter_async_context(connected(broker.address, "watch", **kept(V5)))
+            client = await clients.enter_async_context(connected(broker.address, "c", will=will, properties=FOREVER))
+            await watch.subscribe("#", 1)
+            if goodbye:
+                await client.send(Disconnect())
+                assert await client.ended() == []
+        async with serving(store=store) as broker, resumed(broker, "watch") as watch:
+            broker.publish("after", b"", qos=1)
+            topics = [(await watch.expect(Publish)).topic]
+            if not goodbye:
+                topics.append((await watch.expect(Publish)).topic)
+            assert sorted(topics) == (["after"] if goodbye else ["after", "will"])
+        assert "will" not in rows(tmp_path / "store")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_will_is_published_and_removed_in_one_batch(
+    back: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that is killed between two would publish it again, or not at all."""
+    write = Store._write
+    batches: list[dict[tuple[str, tuple[object, ...]], tuple[object, bool]]] = []
+
+    def recording(store: Store, batch: dict[object, object]) -> None:
+        batches.append(dict(batch))  # type: ignore[arg-type]
+        write(store, batch)  # type: ignore[arg-type]
+
+    def attached(registry: DurableRegistry, *args: Any) -> Any:
+        found = attach(registry, *args)
+        waiting.append(len(registry._wills))
+        return found
+
+    attach, waiting = DurableRegistry.attach, list[int]()
+    monkeypatch.setattr(Store, "_write", recording)
+    monkeypatch.setattr(DurableRegistry, "attach", attached)
+
+    async def scenario() -> None:
+        async with (
+            serving(store=str(tmp_path / "store")) as broker,
+            connected(broker.address, "watch", **kept(V5)) as watch,
+            connected(broker.address, "c", will=Will("will", b"gone", 1), properties=FOREVER) as client,
+        ):
+            await watch.subscribe("will", 1)
+            await until(lambda: not broker._registry.store._busy)  # type: ignore[union-attr]
+            batches.clear()
+            if back:  # the will has no delay, so that it is due at once
+                async with connected(broker.address, "c", **kept(V5)):
+                    await watch.expect(Publish)
+            else:
+                client.abort()
+                await watch.expect(Publish)
+            await until(lambda: not broker._registry.store._busy)  # type: ignore[union-attr]
+
+    asyncio.run(scenario())
+    published = [batch for batch in batches if any(table == "message" for table, _ in batch)]
+    removed = [batch for batch in batches if any(table == "will" for table, _ in batch)]
+    assert published == removed[:1]
+    assert not any(waiting)
+
+
 # A disk that fails
 
 
@@ -476,7 +614,7 @@ def test_rows_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
 
 
 def test_two_brokers_on_one_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.store.LOCK_S", 0)
+    monkeypatch.setattr("broker.store_file.LOCK_S", 0)
 
     async def scenario() -> None:
         async with serving(store=str(tmp_path / "store")):
@@ -490,7 +628,7 @@ def test_two_brokers_on_one_file_are_refused(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_broker_that_cannot_listen_lets_go_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.store.LOCK_S", 0)
+    monkeypatch.setattr("broker.store_file.LOCK_S", 0)
     store = str(tmp_path / "store")
 
     async def scenario() -> None:
@@ -507,3 +645,23 @@ def test_a_broker_that_cannot_listen_lets_go_of_its_file(tmp_path: Path, monkeyp
 def test_only_the_owner_may_read_the_file(tmp_path: Path) -> None:
     make(tmp_path / "store")
     assert (tmp_path / "store").stat().st_mode & 0o077 == 0
+
+
+def test_a_file_that_others_could_read_is_its_owners_only_from_then_on(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    make(path)
+    path.chmod(0o644)
+
+    async def scenario() -> None:
+        async with serving(store=str(path)) as broker, connected(broker.address, "c", **kept(V5)):
+            assert modes(tmp_path) == {"store": 0o600, "store-wal": 0o600}
+
+    asyncio.run(scenario())
+
+
+def test_a_file_that_is_refused_keeps_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "other"
+    path.write_text("what is this?\n" * 100)
+    path.chmod(0o644)
+    refused(path)
+    assert path.stat().st_mode & 0o777 == 0o644

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import sys
 from pathlib import Path
@@ -102,6 +103,18 @@ def test_a_killed_broker_comes_back_with_what_it_held(version: int, tmp_path: Pa
             async with connected(broker.address, "new") as new:
                 await new.subscribe("kept")
                 assert (await new.expect(Publish)).payload == b"retained"
+
+    asyncio.run(scenario())
+
+
+def test_what_a_killed_broker_left_beside_its_file_is_closed_to_others_too(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with mortal(tmp_path / "store") as broker, connected(broker.address, "c", **kept(V5)):
+            await broker.kill()
+            for name in ("store", "store-wal"):
+                (tmp_path / name).chmod(0o644)
+            await broker.start()
+            assert [os.stat(tmp_path / name).st_mode & 0o777 for name in ("store", "store-wal")] == [0o600, 0o600]
 
     asyncio.run(scenario())
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
+import time
 from collections.abc import Iterator
+from unittest import mock
 
 import pytest
 
@@ -104,3 +107,35 @@ def test_a_socket_that_is_not_connected_or_not_tcp_is_none() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, socket.socket() as fresh:
         assert tcpinfo.read(udp) is None
         assert tcpinfo.read_peer(fresh) is None
+
+
+def test_what_the_other_end_has_not_acknowledged_is_told(pair: Pair) -> None:
+    opened, accepted = pair
+    assert tcpinfo.unacknowledged(opened) == 0
+    opened.setblocking(False)
+    sent = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sent += opened.send(bytes(1 << 16))
+    assert 0 < tcpinfo.unacknowledged(opened) < sent
+    while sent:
+        sent -= len(accepted.recv(1 << 20))
+    while tcpinfo.unacknowledged(opened):
+        pass
+    opened.close()
+    assert tcpinfo.unacknowledged(opened) == 0
+
+
+def test_a_kernel_that_does_not_answer_is_not_waited_for(pair: Pair) -> None:
+    nothing = (16).to_bytes(4, "little") + bytes(12)  # a message that is answered by none
+    began = time.monotonic()
+    with mock.patch.object(tcpinfo, "_request", return_value=nothing):
+        assert tcpinfo.read_peer(pair[0]) is None
+    assert time.monotonic() - began < 0.5
+
+
+def test_traffic_is_summed_and_unknown_where_a_part_is() -> None:
+    parts: list[tcpinfo.Traffic] = [(1, 2, 3, None), (10, 20, 30, 40)]
+    names = ("connections", "sent_bytes", "received_bytes", "peer_sent_bytes", "peer_received_bytes")
+    assert tcpinfo.summed(parts) == dict(zip(names, (2, 11, 22, 33, None), strict=True))
+    assert tcpinfo.summed([]) == dict.fromkeys(names, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
+import socket
 import ssl
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from broker.errors import SettingsError
-from broker.packet_codec import encode
+from broker.packet_encoder import encode
 from broker.packets import V5, Connack, Connect, Disconnect, Pingreq, Pingresp, Puback, Publish
 from broker.pki import Pki
 from broker.reasons import Reason
@@ -20,6 +21,7 @@ from broker.server import Broker, BrokerConfig
 from broker.tls import client_context, server_context
 from tests.broker.lab import BOTH, Address, Lab, context, introduce, opened, play, reaches, tls, until
 from tests.broker.raw import PATIENCE_S, publish
+from tests.broker.serving import FOREVER
 
 RUN = "sc/1/run"
 AGENT0, AGENT1, SERVER = "sc-run-agent0", "sc-run-agent1", "sc-run-server"
@@ -147,16 +149,58 @@ def test_a_client_trusts_only_a_broker_of_the_host_it_asked_for(tmp_path: Path) 
 
 def test_older_tls_than_1_2_is_not_spoken(lab: Lab, tmp_path: Path) -> None:
     async def script(address: Address) -> None:
-        old = lab.context("agent0")
+        old = lab.context()
         old.set_ciphers("ALL:@SECLEVEL=0")
         with pytest.warns(DeprecationWarning, match="TLSv1_1"):
             old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
-        assert await reaches(address, old, AGENT0) is None
-        newer = lab.context("agent0")
+        assert await reaches(address, old, "c") is None
+        newer = lab.context()
         newer.maximum_version = ssl.TLSVersion.TLSv1_2
-        assert await reaches(address, newer, AGENT0) == 0
+        assert await reaches(address, newer, "c") == 0
 
-    play("embedded", lab.tls(), tmp_path, script)
+    play("embedded", lab.tls(tls_ca="", tls_crl="", tls_require=False), tmp_path, script)
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_nobody_gets_in_by_a_session_that_was_made_with_a_certificate(required: bool, lab: Lab, tmp_path: Path) -> None:
+    """TLS 1.2 would resume one by its id, also without tickets; TLS 1.3 only with them."""
+
+    def reuses(address: Address, version: ssl.TLSVersion) -> bool:
+        shown = lab.context("agent0")
+        shown.maximum_version = version
+        session = None
+        for _ in range(2):
+            with (
+                socket.create_connection(address, PATIENCE_S) as plain,
+                shown.wrap_socket(plain, server_hostname="localhost", session=session) as secure,
+            ):
+                secure.sendall(encode(Connect(AGENT0, V5), V5))
+                assert secure.recv(1)
+                session, reused = secure.session, secure.session_reused
+        return bool(reused)
+
+    async def script(address: Address) -> None:
+        assert not await asyncio.to_thread(reuses, address, ssl.TLSVersion.TLSv1_3)
+        with pytest.raises(ssl.SSLError):
+            await asyncio.to_thread(reuses, address, ssl.TLSVersion.TLSv1_2)
+
+    play("embedded", lab.tls(tls_require=required), tmp_path, script)
+
+
+@BOTH
+def test_a_client_id_is_that_of_the_certificate_without_a_policy_too(kind: str, lab: Lab, tmp_path: Path) -> None:
+    """The embedded broker refuses the client id; mosquitto puts the name in the certificate in its place."""
+
+    async def script(address: Address) -> None:
+        async with opened(address, lab.context("agent0")) as agent, opened(address, lab.context("agent1")) as thief:
+            assert await introduce(agent, AGENT0, properties=FOREVER) == 0
+            reason = await introduce(thief, AGENT0, clean_start=False)
+            assert reason == (Reason.CLIENT_ID_NOT_VALID if kind == "embedded" else 0)
+            await agent.send(Pingreq())
+            await agent.expect(Pingresp)
+        assert await reaches(address, lab.context("agent1"), "agent1") == 0
+
+    play(kind, lab.tls(), tmp_path, script)
 
 
 # What becomes of the others

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import subprocess
 import sys
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from broker import users as module
 from broker.errors import SettingsError
 from broker.users import Scrypt, User, Users, delete_user, mosquitto_hash, set_password
 
@@ -50,6 +55,37 @@ def test_the_file_is_its_owners_only_and_others_lines_stay(tmp_path: Path) -> No
     assert os.listdir(tmp_path) == ["users"]
     delete_user(path, "bob")
     assert path.read_text() == f"# our lab\n\nalice:{GOOD}\n"
+
+
+@pytest.mark.parametrize("other", ["set", "delete"])
+def test_who_changes_the_file_at_the_same_time_waits(
+    other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "users"
+    set_password(path, "alice", "wonder")
+    flock, write = fcntl.flock, module._write
+    asked: list[int] = []
+    second_asks = threading.Event()
+
+    def asking(descriptor: int, operation: int) -> None:
+        asked.append(descriptor)
+        if len(asked) == 2:
+            second_asks.set()
+        flock(descriptor, operation)
+
+    def writing(path: Path, lines: Iterable[str]) -> None:
+        assert second_asks.wait(60)
+        write(path, lines)
+
+    monkeypatch.setattr(fcntl, "flock", asking)
+    monkeypatch.setattr(module, "_write", writing)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(set_password, path, "bob", "builder")
+        second = threads.submit(delete_user, path, "alice") if other == "delete" else None
+        second = second or threads.submit(set_password, path, "carol", "singer")
+        first.result(60)
+        second.result(60)
+    assert set(Users.load(path)) == ({"bob"} if other == "delete" else {"alice", "bob", "carol"})
 
 
 def test_a_line_without_mosquittos_hash_is_good(tmp_path: Path) -> None:
@@ -140,6 +176,15 @@ def test_the_command_takes_the_password_from_standard_input(tmp_path: Path) -> N
     assert Users.load(path).check("alice", b"wonder")
     assert passwd(str(path), "alice", "--delete").returncode == 0
     assert Users.load(path) == {}
+
+
+def test_commands_that_run_at_the_same_time_lose_no_user(tmp_path: Path) -> None:
+    names = [f"user{number}" for number in range(4)]
+    with ThreadPoolExecutor(len(names)) as threads:
+        done = list(threads.map(lambda name: passwd(str(tmp_path / "users"), name, "--stdin", typed="p\n"), names))
+    assert [process.stderr for process in done] == [""] * len(names)
+    assert set(Users.load(tmp_path / "users")) == set(names)
+    assert os.listdir(tmp_path) == ["users"]
 
 
 @pytest.mark.parametrize(

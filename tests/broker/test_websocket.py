@@ -16,7 +16,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from broker.authority import Anyone, Grants, Peer
-from broker.packet_codec import encode
+from broker.packet_encoder import encode
 from broker.packets import V5, Connack, Connect, Disconnect, Puback, Publish, Request, Suback, Subscribe, Will
 from broker.reasons import Reason
 from broker.server import Broker, BrokerConfig

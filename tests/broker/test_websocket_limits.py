@@ -9,8 +9,8 @@ from contextlib import AsyncExitStack
 import aiohttp
 import pytest
 
-from broker.packet_codec import encode
-from broker.packets import V5, Connect, Publish
+from broker.packet_encoder import encode
+from broker.packets import V5, Connect, Pingreq, Pingresp, Publish
 from broker.reasons import Reason
 from tests.broker.lab import until
 from tests.broker.raw import PATIENCE_S, publish
@@ -102,6 +102,30 @@ def test_a_large_frame_that_progresses_is_a_sign_of_life() -> None:
                 connack = await reader.readexactly(2)
                 await reader.readexactly(connack[1])
                 assert await reader.readexactly(7) == b"\x82\x05" + b"\x40\x03\0\x01\x10"
+
+    asyncio.run(scenario())
+
+
+def test_http_lasts_no_longer_than_the_time_to_connect_and_websocket_does() -> None:
+    request = b"GET /metrics HTTP/1.1\r\nHost: broker\r\n\r\n"
+
+    async def scenario() -> None:
+        async with web(connect_timeout_s=0.5, metrics_port=0) as broker, connected_websocket(broker, "c") as client:
+            for address in broker.addresses[1:]:
+                reader, writer = await asyncio.open_connection(*address)
+                answers = 0
+                with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                    async with asyncio.timeout(PATIENCE_S):
+                        while True:
+                            writer.write(request)
+                            head = await reader.readuntil(b"\r\n\r\n")
+                            size = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+                            await reader.readexactly(size)
+                            answers += 1
+                writer.transport.abort()
+                assert answers > 1
+            await client.send(Pingreq())
+            await client.expect(Pingresp)
 
     asyncio.run(scenario())
 

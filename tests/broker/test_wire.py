@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from broker.errors import VersionError, WireError
 from broker.reassembler import Placed, Reassembler
+from broker.room import Room
 from broker.wire import HEADER, Envelope, parse, split
 
 GOLDEN = (
@@ -198,6 +200,33 @@ def test_the_oldest_partial_message_makes_room() -> None:
     few = reassembler(messages=2)
     assert feed(few, first[0], second[0], third[0]) == []
     assert few.abandoned == 1
+
+
+def test_senders_share_their_room_and_the_message_that_waited_longest_has_to_come_again() -> None:
+    room, robbed = Room(250), []
+    first, second, third = (
+        Reassembler(100, 200, room=room, robbed=lambda name=name: robbed.append(name))  # type: ignore[misc]
+        for name in ("first", "second", "third")
+    )
+    pieces = chunks(bytes(100), 30)
+    feed(first, pieces[0])
+    feed(second, pieces[0])
+    feed(first, pieces[1])
+    feed(third, pieces[0])
+    assert robbed == ["second"]
+    assert (room.used, second.abandoned, second.bytes_in_progress) == (200, 1, 0)
+    assert feed(first, *pieces[2:]) == feed(third, *pieces[1:]) == feed(second, *pieces) == [bytes(100)]
+    assert room.used == 0
+    feed(first, *chunks(bytes(100), 30, message_id=9)[:2])
+    first.forget()
+    assert room.used == 0
+
+
+def test_memory_that_the_system_does_not_give_is_the_messages_fault_alone() -> None:
+    target = reassembler()
+    with mock.patch("mmap.mmap", side_effect=OSError("none left")), pytest.raises(WireError, match="none left"):
+        feed(target, chunks(b"abcd", 2)[0])
+    assert feed(target, *chunks(b"abcd", 2)) == [b"abcd"]
 
 
 def test_a_chunk_that_contradicts_its_message_drops_it() -> None:

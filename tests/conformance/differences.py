@@ -14,7 +14,6 @@ MOSQUITTO_DIFFERS: dict[str, str] = {
     "5:MQTT-3.3.4-7": "answers PUBREC 0x97 and closes the connection without DISCONNECT 0x93",
     "5:MQTT-3.8.3-4": "accepts no local on a shared subscription",
     "5:MQTT-4.3.3-7": "lets a message expire that was sent",
-    "5:MQTT-4.3.3-9": "closes the connection at the next PUBLISH after one that it refused",
     "5:MQTT-4.8.2-1": "accepts a share without a name",
     "5:MQTT-4.8.2-2": "accepts wildcards in the name of a share",
     "5:MQTT-4.9.0-2": "sends several messages for one acknowledgement",

@@ -42,7 +42,7 @@ _Function = Callable[..., Any]
 LENIENT_TEXT = all_of(
     *(
         instead(f"{module}:decode_text", lambda data: str(data, "utf-8", errors="replace"))
-        for module in ("broker.fields", "broker.packet_codec")
+        for module in ("broker.fields", "broker.packet_decoder")
     )
 )
 SURPLUS_BYTES = instead("broker.fields:Reader.finish", lambda self: None)
@@ -217,7 +217,8 @@ def _expiry_s(seconds: int) -> Mutant:
 
 
 def _retained_too(self: Any, session: Any) -> None:
-    self.retained._messages.clear()
+    for message in list(self.retained._messages.values()):
+        self.retained._remove(message)
 
 
 def _nothing_for_absent(enqueue: _Function) -> _Function:
@@ -248,7 +249,7 @@ BREAKS: list[tuple[tuple[str, ...], Mutant]] = [
         instead("broker.keepalive:Keepalive.start", lambda self, keepalive_s: None),
     ),
     (("5:MQTT-3.2.2-22",), given("broker.keepalive:Keepalive.start", lambda self, keepalive_s: (self, 60))),
-    (("3.1.1:MQTT-3.1.3-1", "5:MQTT-3.1.3-1"), around("broker.packet_codec:_decode_will", _swapped_will)),
+    (("3.1.1:MQTT-3.1.3-1", "5:MQTT-3.1.3-1"), around("broker.packet_decoder:_decode_will", _swapped_will)),
     (("3.1.1:MQTT-3.1.3-2", "5:MQTT-3.1.3-2"), _as("everybody")),
     (("3.1.1:MQTT-3.1.3-4", "5:MQTT-3.1.3-4"), LENIENT_TEXT),
     (("3.1.1:MQTT-3.1.3-10", "5:MQTT-3.1.3-11", "3.1.1:MQTT-3.1.3-11", "5:MQTT-3.1.3-12"), LENIENT_TEXT),

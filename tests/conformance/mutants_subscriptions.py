@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from broker.packet_codec import encode
+from broker.packet_encoder import encode
 from broker.packets import (
     Puback,
     Pubrec,
@@ -194,11 +194,11 @@ BREAKS: list[tuple[tuple[str, ...], Mutant]] = [
     (("3.1.1:MQTT-4.5.0-1", "5:MQTT-4.5.0-1"), _matches(lambda match, tree, topic: match(tree, topic)[:1])),
     (
         ("3.1.1:MQTT-4.7.1-2", "5:MQTT-4.7.1-1", "3.1.1:MQTT-4.7.1-3", "5:MQTT-4.7.1-2"),
-        instead("broker.dialogue:is_filter", lambda topic_filter: True),
+        instead("broker.wanted:is_filter", lambda topic_filter: True),
     ),
     (("3.1.1:MQTT-4.7.2-1", "5:MQTT-4.7.2-1"), _matches(_dollar_too)),
     (("3.1.1:MQTT-4.7.3-4", "5:MQTT-4.7.3-4"), _matches(lambda match, tree, topic: match(tree, topic.lower()))),
-    (("5:MQTT-4.8.2-1", "5:MQTT-4.8.2-2"), around("broker.dialogue:is_filter", _any_share)),
+    (("5:MQTT-4.8.2-1", "5:MQTT-4.8.2-2"), around("broker.wanted:is_filter", _any_share)),
     (("5:MQTT-4.8.2-4",), before("broker.session:Session.suspend", in_flight_lost)),
     (("5:MQTT-4.8.2-5",), around("broker.router:Router.forget", _passed_on)),
     (("5:MQTT-4.8.2-6",), all_of(handles(Puback, _tries_the_next), handles(Pubrec, _tries_the_next))),

@@ -20,8 +20,16 @@ from tests.fuzz.targets import target
 ROOT = Path(__file__).resolve().parents[2]
 
 MEASURED = {
-    "packet": ["broker/framer.py", "broker/packet_codec.py", "broker/fields.py", "broker/properties.py"],
-    "wire": ["broker/wire.py", "broker/reassembler.py", "broker/messages.py", "broker/checks.py"],
+    "packet": ["broker/framer.py", "broker/packet_decoder.py", "broker/fields.py", "broker/properties.py"],
+    "wire": [
+        "broker/wire.py",
+        "broker/reassembler.py",
+        "broker/room.py",
+        "broker/arrivals.py",
+        "broker/messages.py",
+        "broker/body.py",
+        "broker/checks.py",
+    ],
     "frame": [
         "splitcom/frame.py",
         "splitcom/checksum.py",
@@ -37,9 +45,9 @@ MEASURED = {
 """Per target the modules that read what comes from outside."""
 
 NOT_COUNTED = {
-    "broker/packet_codec.py": ["encode", "publish_head", "_encode_", "_reason_and_properties", "_options", "_written"],
     "broker/fields.py": ["u16", "u32", "varint", "binary", "text"],
     "broker/properties.py": ["write_properties", "encode_properties", "_pair"],
+    "broker/messages.py": ["Message.__init_subclass__"],
     "broker/wire.py": ["split", "cut", "chunk_count"],
     "splitcom/frame.py": ["pack", "PacketStats.stages"],
     "splitcom/codec/fp16.py": ["Fp16.encode"],

@@ -29,6 +29,14 @@ class Choice:
     codec: str = ""
     stage: str = ""
 
+    def stream(self) -> StreamConfig:
+        """The settings of a stream of tensors."""
+        return StreamConfig(gate="once", codec=self.codec, lossless=self.stage)  # type: ignore[arg-type]
+
+    def adapter(self) -> AdapterStream:
+        """One end of a stream of adapters that begins at ADAPTER."""
+        return AdapterStream(ADAPTER, AdaptersConfig(codec=self.codec, lossless=self.stage))  # type: ignore[arg-type]
+
 
 CHOICES = [Choice("labels"), *itertools.starmap(Choice, itertools.product(("stream", "adapter"), CODECS, STAGES))]
 
@@ -51,8 +59,7 @@ def run(data: bytes) -> set[str]:
 
 
 def _stream(choice: Choice) -> Callable[[int, bytes], None]:
-    config = StreamConfig(gate="once", codec=choice.codec, lossless=choice.stage)  # type: ignore[arg-type]
-    decoder = StreamDecoder("activation_up", config, CHANNELS, 0, MAX_TOKENS, MAX_SAMPLES)
+    decoder = StreamDecoder("activation_up", choice.stream(), CHANNELS, 0, MAX_TOKENS, MAX_SAMPLES)
 
     def decode(step: int, packet: bytes) -> None:
         tensors = decoder.decode(step, packet).tensors
@@ -64,8 +71,7 @@ def _stream(choice: Choice) -> Callable[[int, bytes], None]:
 
 
 def _adapter(choice: Choice) -> Callable[[int, bytes], None]:
-    config = AdaptersConfig(codec=choice.codec, lossless=choice.stage)  # type: ignore[arg-type]
-    stream = AdapterStream(ADAPTER, config)
+    stream = choice.adapter()
 
     def decode(step: int, data: bytes) -> None:
         decoded = (stream.decode_down if step % 2 else stream.decode_up)(data)

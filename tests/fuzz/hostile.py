@@ -42,6 +42,21 @@ def hostile_packets() -> Iterator[bytes]:
         yield V5_BYTE + packet
 
 
+_RUNS: list[list[Any]] = [
+    [[]],
+    [7],
+    [[1]],
+    [[1, 0]],
+    [[2**32, 0, 0]],
+    [[1, 0, 65535]],
+    [[1, 5, 4]],
+    [[1, 0, 4, 4, 5]],
+    [[1, *range(1002)]],
+    [[1, *range(1000)]] * 9,
+    [[2, 0, 65534], [2, 1, 1]],
+]
+
+
 def hostile_payloads() -> Iterator[bytes]:
     """Bodies that are msgpack, and no message of ours."""
     deep: list[Any] = []
@@ -59,6 +74,8 @@ def hostile_payloads() -> Iterator[bytes]:
         (10, ["away", 1]),
         (6, [1, "x", [-1]]),
         (1, ["a/b", 1, 1, 1, "", ""]),
+        *((code, [7, True, [], partial]) for code in (14, 15) for partial in _RUNS),
+        (9, [2, 65535]),
     ]
     for code, values in bodies:
         yield sent(chunks(code, msgpack.packb(values), 1))
@@ -67,6 +84,7 @@ def hostile_payloads() -> Iterator[bytes]:
         yield sent(chunks(2, bomb, 1))
     yield sent(chunks(99, b"", 1))
     yield sent(chunks(5, bytes(5000), 1, size=4000))
+    yield sent(chunks(5, bytes(4000), number, size=2000)[0] for number in (1, 2))
 
 
 FRAMES: list[list[list[int]]] = [

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 
 from broker.errors import ProtocolError
 from broker.framer import SCRATCH_BYTES, Framer
-from broker.packet_codec import decode, encode, peek_version
+from broker.packet_decoder import decode, peek_version
+from broker.packet_encoder import encode
 from broker.packets import VERSIONS, Connect, Packet
 from broker.properties import PacketType
 from broker.reasons import Reason

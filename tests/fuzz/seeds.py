@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from broker import messages, wire
-from broker.packet_codec import encode
+from broker.packet_encoder import encode
 from broker.packets import (
     ACKNOWLEDGEMENTS,
     V5,
@@ -29,8 +29,6 @@ from broker.packets import (
     Will,
 )
 from broker.properties import TABLE, PacketType, Properties, Property
-from splitcom.adapter_stream import AdapterStream
-from splitcom.config import AdaptersConfig, StreamConfig
 from splitcom.labels import LabelSender
 from splitcom.stream import StreamEncoder
 from tests.fuzz.frame import ADAPTER, CHANNELS, CHOICES, Choice
@@ -131,6 +129,8 @@ def _messages() -> Iterator[messages.Message]:
     yield messages.Thresholds({"gradient_up": 0.75})
     yield messages.UpHeld(7, True, [1, 2], [[3, 0, 4, 6, 6]])
     yield messages.DownHeld(7, False, [], [])
+    yield messages.DownHeld(7, True, [1], [[2, 0, 0, 2, 3]])
+    yield messages.Share(1 << 20)
     yield messages.ActivationDown(7, b"p")
     yield messages.GradientUp(7, b"p", 1.5, 300)
 
@@ -168,16 +168,14 @@ def _tensors(flat: bool) -> list[np.ndarray[tuple[int, int], np.dtype[np.float32
 
 
 def _stream(choice: Choice, flat: bool) -> list[bytes]:
-    config = StreamConfig(gate="once", codec=choice.codec, lossless=choice.stage)  # type: ignore[arg-type]
-    encoder = StreamEncoder("activation_up", config, CHANNELS, 0)
+    encoder = StreamEncoder("activation_up", choice.stream(), CHANNELS, 0)
     first = encoder.encode(0, [5, 300], _tensors(flat)).data
     encoder.accept(0)
     return [first, encoder.encode(1, [300, 6, 5], [*_tensors(flat)[::-1], _tensors(flat)[0]]).data]
 
 
 def _adapter(choice: Choice, flat: bool) -> list[bytes]:
-    config = AdaptersConfig(codec=choice.codec, lossless=choice.stage)  # type: ignore[arg-type]
-    stream = AdapterStream(ADAPTER, config)
+    stream = choice.adapter()
     state = {name: tensor * (1 if flat else 1.5) for name, tensor in ADAPTER.items()}
     return [stream.encode_up(state), stream.encode_down(state)]
 

@@ -1,4 +1,4 @@
-"""Packets to bytes and back, for MQTT 3.1.1 and 5.0: pure functions that raise nothing but ProtocolError.
+"""Packets from bytes, for MQTT 3.1.1 and 5.0: pure functions that raise nothing but ProtocolError.
 
 A packet is one first byte (type and flags), its remaining length, and a body of that many bytes. `decode` takes the
 first byte and the body, as `framer.Framer` cuts them out of a stream.
@@ -10,13 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 from broker.errors import ProtocolError
-from broker.fields import Reader, binary, decode_text, text, u16, varint
+from broker.fields import Reader, decode_text
 from broker.packets import (
     ACKNOWLEDGEMENTS,
+    FLAGS,
+    REASON_CODES,
     V5,
     V311,
     VERSIONS,
-    Acknowledgement,
     Auth,
     Connack,
     Connect,
@@ -37,14 +38,10 @@ from broker.properties import (
     PacketType,
     Properties,
     Property,
-    encode_properties,
     read_properties,
-    write_properties,
 )
 from broker.reasons import Reason
 from broker.topic_filter import check_topic
-
-_FLAGS = {PacketType.PUBREL: 2, PacketType.SUBSCRIBE: 2, PacketType.UNSUBSCRIBE: 2}
 
 MAX_BODY_BYTES = 1 << 19
 """The largest body of all packets but PUBLISH: in memory, the shortest topic filter takes forty times its bytes."""
@@ -58,7 +55,7 @@ def decode(first: int, body: memoryview, version: int) -> Packet:
     if first >> 4 == PacketType.PUBLISH:
         return _decode_publish(first, body, version)
     kind = PacketType(first >> 4)
-    if kind not in _DECODERS or first & 15 != _FLAGS.get(kind, 0):
+    if kind not in _DECODERS or first & 15 != FLAGS.get(kind, 0):
         raise ProtocolError(f"first byte 0x{first:02X}")
     if len(body) > MAX_BODY_BYTES:
         raise ProtocolError(
@@ -95,8 +92,10 @@ def _decode_publish(first: int, body: memoryview, version: int) -> Publish:
         properties = read_properties(reader, PacketType.PUBLISH)
         stop = reader.position
         _check_response_topic(properties)
-    if topic or Property.TOPIC_ALIAS not in properties:
+    if topic or version != V5:
         check_topic(topic)
+    elif Property.TOPIC_ALIAS not in properties:
+        raise ProtocolError("neither a topic nor an alias", Reason.PROTOCOL_ERROR)
     return Publish(topic, body[stop:], qos, bool(first & 1), bool(first & 8), packet_id, properties)
 
 
@@ -148,7 +147,7 @@ def _decode_connack(reader: Reader, version: int) -> Connack:
 def _acknowledgement_decoder(kind: PacketType) -> Callable[[Reader, int], Any]:
     def decode_acknowledgement(reader: Reader, version: int) -> Any:
         packet_id = reader.packet_id()
-        reason = reader.u8() if version == V5 and reader.left else 0
+        reason = _reason(reader, kind, version)
         return ACKNOWLEDGEMENTS[kind](packet_id, reason, _trailing_properties(reader, kind, version))
 
     return decode_acknowledgement
@@ -193,15 +192,23 @@ def _decode_unsuback(reader: Reader, version: int) -> Unsuback:
 
 
 def _decode_disconnect(reader: Reader, version: int) -> Disconnect:
-    reason = reader.u8() if version == V5 and reader.left else 0
+    reason = _reason(reader, PacketType.DISCONNECT, version)
     return Disconnect(reason, _trailing_properties(reader, PacketType.DISCONNECT, version))
 
 
 def _decode_auth(reader: Reader, version: int) -> Auth:
     if version != V5:
         raise ProtocolError("AUTH in MQTT 3.1.1", Reason.PROTOCOL_ERROR)
-    reason = reader.u8() if reader.left else 0
+    reason = _reason(reader, PacketType.AUTH, version)
     return Auth(reason, _trailing_properties(reader, PacketType.AUTH, version))
+
+
+def _reason(reader: Reader, kind: PacketType, version: int) -> int:
+    """A reason code that may be left out; ProtocolError where no such packet can have it."""
+    reason = reader.u8() if version == V5 and reader.left else 0
+    if reason not in REASON_CODES[kind]:
+        raise ProtocolError(f"reason code 0x{reason:02X} in {kind.name}", Reason.PROTOCOL_ERROR)
+    return reason
 
 
 def _properties(reader: Reader, carrier: PacketType, version: int) -> Properties:
@@ -226,101 +233,3 @@ _DECODERS: dict[PacketType, Callable[[Reader, int], Any]] = {
     PacketType.DISCONNECT: _decode_disconnect,
     PacketType.AUTH: _decode_auth,
 }
-
-
-def encode(packet: Packet, version: int) -> bytes:
-    """One whole packet; ProtocolError where a field does not fit."""
-    match packet:
-        case Publish():
-            properties = encode_properties(packet.properties) if packet.properties else b""
-            head = publish_head(
-                text(packet.topic),
-                len(packet.payload),
-                qos=packet.qos,
-                retain=packet.retain,
-                dup=packet.dup,
-                packet_id=packet.packet_id,
-                properties=properties,
-                version=version,
-            )
-            return b"".join((head, packet.payload))
-        case Connect():
-            first, body = PacketType.CONNECT << 4, _encode_connect(packet)
-        case Connack():
-            first = PacketType.CONNACK << 4
-            body = bytes((packet.session_present, packet.reason)) + _written(packet.properties, version)
-        case Acknowledgement():
-            first, body = _encode_acknowledgement(packet, version)
-        case Subscribe():
-            requests = b"".join(text(r.topic_filter) + bytes((_options(r),)) for r in packet.requests)
-            first = PacketType.SUBSCRIBE << 4 | 2
-            body = u16(packet.packet_id) + _written(packet.properties, version) + requests
-        case Unsubscribe():
-            filters = b"".join(map(text, packet.topic_filters))
-            first = PacketType.UNSUBSCRIBE << 4 | 2
-            body = u16(packet.packet_id) + _written(packet.properties, version) + filters
-        case Suback() | Unsuback():
-            first = (PacketType.SUBACK if isinstance(packet, Suback) else PacketType.UNSUBACK) << 4
-            body = u16(packet.packet_id) + _written(packet.properties, version) + bytes(packet.reasons)
-        case Pingreq() | Pingresp():
-            first, body = (PacketType.PINGREQ if isinstance(packet, Pingreq) else PacketType.PINGRESP) << 4, b""
-        case Disconnect() | Auth():
-            first = (PacketType.DISCONNECT if isinstance(packet, Disconnect) else PacketType.AUTH) << 4
-            body = _reason_and_properties(packet.reason, packet.properties, version)
-    return bytes((first,)) + varint(len(body)) + body
-
-
-def publish_head(
-    topic: bytes,
-    size: int,
-    *,
-    qos: int,
-    retain: bool,
-    dup: bool,
-    packet_id: int,
-    properties: bytes,
-    version: int,
-) -> bytes:
-    """All of a PUBLISH but its payload of `size` bytes.
-
-    `topic` is already length-prefixed and `properties` are encoded without their length, so that one message goes
-    to many subscribers with little work for each.
-    """
-    identifier = u16(packet_id) if qos else b""
-    block = varint(len(properties)) + properties if version == V5 else b""
-    length = varint(len(topic) + len(identifier) + len(block) + size)
-    return b"".join((bytes((0x30 | dup << 3 | qos << 1 | retain,)), length, topic, identifier, block))
-
-
-def _encode_connect(packet: Connect) -> bytes:
-    will = packet.will
-    flags = packet.clean_start << 1 | (packet.username is not None) << 7 | (packet.password is not None) << 6
-    if will:
-        flags |= 4 | will.qos << 3 | will.retain << 5
-    body = text("MQTT") + bytes((packet.version, flags)) + u16(packet.keepalive)
-    body += _written(packet.properties, packet.version) + text(packet.client_id)
-    if will:
-        body += _written(will.properties, packet.version) + text(will.topic) + binary(will.payload)
-    if packet.username is not None:
-        body += text(packet.username)
-    return body if packet.password is None else body + binary(packet.password)
-
-
-def _encode_acknowledgement(packet: Acknowledgement, version: int) -> tuple[int, bytes]:
-    kind = next(kind for kind, made in ACKNOWLEDGEMENTS.items() if type(packet) is made)
-    body = u16(packet.packet_id) + _reason_and_properties(packet.reason, packet.properties, version)
-    return kind << 4 | _FLAGS.get(kind, 0), body
-
-
-def _reason_and_properties(reason: int, properties: Properties, version: int) -> bytes:
-    if version != V5 or (reason == 0 and not properties):
-        return b""
-    return bytes((reason,)) + (write_properties(properties) if properties else b"")
-
-
-def _options(request: Request) -> int:
-    return request.qos | request.no_local << 2 | request.retain_as_published << 3 | request.retain_handling << 4
-
-
-def _written(properties: Properties, version: int) -> bytes:
-    return write_properties(properties) if version == V5 else b""

@@ -1,0 +1,42 @@
+"""Receive buffers that are used again.
+
+New memory costs time: it is cleared, and each of its pages is mapped at its first use. For payloads of some hundred KB
+that is as much as receiving them.
+"""
+
+from __future__ import annotations
+
+import sys
+
+POOL_BYTES = 1 << 22
+LEAST_BYTES = 1 << 15
+"""Smaller buffers are not worth a search."""
+
+MOST_BYTES = POOL_BYTES >> 2
+GRAIN_BYTES = 1 << 14
+_IDLE_REFERENCES = 3  # the pool's, the search's, and the count's own
+
+
+class BufferPool:
+    """Buffers for one thread; at most POOL_BYTES of them are remembered."""
+
+    __slots__ = ("_buffers", "remembered_bytes")
+
+    def __init__(self) -> None:
+        self._buffers: list[bytearray] = []
+        self.remembered_bytes = 0
+
+    def take(self, size: int) -> memoryview:
+        """A buffer of `size` bytes with anything in it, which is the caller's as long as any view of it lives."""
+        if not LEAST_BYTES <= size <= MOST_BYTES:
+            return memoryview(bytearray(size))
+        capacity = -(-size // GRAIN_BYTES) * GRAIN_BYTES
+        for buffer in self._buffers:
+            if len(buffer) == capacity and sys.getrefcount(buffer) == _IDLE_REFERENCES:
+                return memoryview(buffer)[:size]
+        fresh = bytearray(capacity)
+        self._buffers.append(fresh)
+        self.remembered_bytes += capacity
+        while self.remembered_bytes > POOL_BYTES:
+            self.remembered_bytes -= len(self._buffers.pop(0))
+        return memoryview(fresh)[:size]
