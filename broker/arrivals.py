@@ -6,6 +6,7 @@ from collections.abc import Callable, Container
 
 from broker.checks import MAX_RUNS
 from broker.credit import CONFIRM_BYTES, weight
+from broker.messages import State
 from broker.reassembler import Placed, Reassembler
 from broker.room import Room
 from broker.wire import Envelope
@@ -26,7 +27,9 @@ class Arrivals:
         room: Room | None = None,
         robbed: Callable[[], None] = lambda: None,
     ) -> None:
-        self._reassembler = Reassembler(max_message_bytes, 2 * max_message_bytes, room=room, robbed=robbed)
+        self._reassembler = Reassembler(
+            max_message_bytes, 2 * max_message_bytes, room=room, robbed=robbed, returns=(State.code,)
+        )
         self._confirmed = confirmed
         self._untold = 0
         self._complete: list[int] = []  # since the last word

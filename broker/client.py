@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection
+from typing import Any
 
 from broker import messages, wire
 from broker.backoff import Backoff
@@ -67,7 +68,7 @@ class MqttChannel(Endpoint):
         self._unacknowledged: dict[asyncio.Future[None], Chunk] = {}
         self._ended: list[Traffic] = []
 
-    def tcp(self) -> dict[str, int | None]:
+    def tcp(self) -> dict[str, Any]:
         """Application bytes of this end's TCP connections so far.
 
         `sent_bytes` and `received_bytes` as this end's kernel counts them; `peer_sent_bytes` and `peer_received_bytes`

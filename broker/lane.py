@@ -93,10 +93,10 @@ class Lane:
         for message_id in complete:
             if message_id in self._kept:
                 self._drop(message_id).settle()
+                self.moved_at = now
         runs = {message_id: bounds for message_id, *bounds in partial}
         for message_id, bounds in runs.items():
             self.credit(message_id, held_count(bounds), now)
-        self.moved_at = now
         if resume:
             self.repeat(runs)
 
@@ -112,13 +112,12 @@ class Lane:
             transfer.doubt()
         self._find_work()
 
-    def remove(self, transfer: Transfer, now: float, error: BaseException | None = None) -> None:
-        """Give a message up."""
+    def remove(self, transfer: Transfer, error: BaseException | None = None) -> None:
+        """Give a message up, which is no progress of the others."""
         if transfer.message_id in self._kept:
             self._drop(transfer.message_id)
         if transfer in self._work:
             self._work.remove(transfer)
-        self.moved_at = now
         transfer.settle(error)
 
     def clear(self, error: BaseException | None = None) -> None:

@@ -99,7 +99,7 @@ class Outgoing(ABC):
         try:
             await self._finished(lane, transfer)
         except BaseException:
-            lane.remove(transfer, time.monotonic())
+            lane.remove(transfer)
             self._go_on(lane)
             raise
         self.sent[kind.__name__].messages += 1
@@ -183,7 +183,7 @@ class Outgoing(ABC):
         slots.give_back(future)
         if not future.cancelled():
             if (error := future.exception()) is not None:
-                lane.remove(transfer, now, error)
+                lane.remove(transfer, error)
             else:
                 slots.acknowledged_at = now
                 if self.name != SERVER:  # the broker is as near to the server as it likes, and tells nothing of agents

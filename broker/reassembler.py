@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -11,6 +11,9 @@ from typing import NamedTuple
 from broker.errors import WireError
 from broker.room import Room
 from broker.wire import Buffer, Envelope
+
+RETIRED = 16
+"""How many former boots of a sender are remembered."""
 
 
 class Placed(NamedTuple):
@@ -97,6 +100,13 @@ class _Seen:
             self._floor = max(self._floor, self._ids.popitem(last=False)[0])
 
 
+class _Past(NamedTuple):
+    """What is remembered of a boot that another one has replaced."""
+
+    newest: int
+    seen: dict[int, _Seen]
+
+
 class Reassembler:
     """Puts the chunks of one sender together, in any order, dropping what it has seen.
 
@@ -105,7 +115,8 @@ class Reassembler:
     which lost a chunk, is given up and counted. All senders share a `room`; `robbed` is called when another's message
     has taken the place of one of this sender, which then has to come again. A message is known by (boot, type, id); ids
     rise, and the newest `remembered` completed ones of each type are kept for comparison. A new boot drops the old
-    one's partial messages.
+    one's partial messages; what still comes of the old one is dropped, unless a new message of a type that `returns`
+    says that it is back, as happens where two processes have one name.
     """
 
     def __init__(
@@ -116,6 +127,7 @@ class Reassembler:
         remembered: int = 1024,
         room: Room | None = None,
         robbed: Callable[[], None] = lambda: None,
+        returns: Container[int] = (),
     ) -> None:
         self._max_message_bytes = max_message_bytes
         self._max_bytes = max(max_bytes, max_message_bytes)
@@ -124,7 +136,9 @@ class Reassembler:
         self._room = room if room is not None else Room(self._max_bytes)
         self._robbed = robbed
         self.boot: int | None = None  # the sender's process
-        self._retired: deque[int] = deque(maxlen=16)
+        self._newest = -1  # its largest message id
+        self._returns = returns
+        self._retired: OrderedDict[int, _Past] = OrderedDict()
         self._partial: OrderedDict[int, _Partial] = OrderedDict()
         self._seen: dict[int, _Seen] = {}
         self.bytes_in_progress = 0
@@ -134,7 +148,7 @@ class Reassembler:
 
     def add(self, envelope: Envelope) -> Placed:
         """Take one chunk; WireError when it contradicts its message or the limits, which drops that message."""
-        if not self._current(envelope.boot):
+        if not self._current(envelope):
             self.stale += 1
             return Placed(0)
         seen = self._seen.setdefault(envelope.message_type, _Seen(self._remembered))
@@ -170,23 +184,32 @@ class Reassembler:
             if partial.message_type in message_types
         ]
 
-    def _current(self, boot: int) -> bool:
-        if boot == self.boot:
-            return True
-        if boot in self._retired:
-            return False
-        if self.boot is not None:
-            self._retired.append(self.boot)
-        self.forget()
-        self.boot = boot
+    def _current(self, envelope: Envelope) -> bool:
+        boot, message_id = envelope.boot, envelope.message_id
+        if boot != self.boot:
+            past = self._retired.get(boot, _Past(-1, {}))
+            if boot in self._retired and (envelope.message_type not in self._returns or message_id <= past.newest):
+                return False
+            if self.boot is not None:
+                self._retired[self.boot] = _Past(self._newest, self._seen)
+            self._give_up_all()
+            self._retired.pop(boot, None)
+            if len(self._retired) > RETIRED:
+                self._retired.popitem(last=False)
+            self.boot, self._newest, self._seen = boot, past.newest, past.seen
+        self._newest = max(self._newest, message_id)
         return True
 
     def forget(self) -> None:
         """Give up all partial messages, and remember nothing."""
+        self._give_up_all()
+        self._seen.clear()
+        self._retired.clear()
+
+    def _give_up_all(self) -> None:
         self.abandoned += len(self._partial)
         for message_id in list(self._partial):
             self._drop(message_id)
-        self._seen.clear()
 
     def _begin(self, envelope: Envelope) -> _Partial:
         while self._partial and (

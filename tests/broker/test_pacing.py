@@ -334,13 +334,27 @@ def test_a_message_that_is_given_up_leaves_nothing() -> None:
         assert step is not None
         pending: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         first.pending.add(pending)
-        lane.remove(first, 0.0, ValueError("no"))
+        lane.remove(first, ValueError("no"))
         assert pending.cancelled()
         lane.landed(*step)
         assert isinstance(first.done.exception(), ValueError)
         assert [message_id for message_id, _ in drain(lane)] == [2] * 5
         lane.held(True, [], [], 0.0)
         assert [message_id for message_id, _ in drain(lane)] == [2] * 5
+
+    in_loop(script)
+
+
+def test_neither_a_message_that_is_given_up_nor_a_word_without_news_is_progress_of_the_others() -> None:
+    async def script() -> None:
+        lane, first, second = Lane(True, True), transfer(1, 5000), transfer(2, 5000)
+        lane.add(first, 1.0)
+        lane.add(second, 2.0)
+        lane.held(False, [7], [], 3.0)
+        lane.remove(first)
+        assert lane.moved_at == 1.0
+        lane.held(False, [2], [], 4.0)
+        assert lane.moved_at == 4.0
 
     in_loop(script)
 

@@ -184,6 +184,18 @@ def test_a_new_boot_drops_the_old_ones_partial_messages_and_late_chunks() -> Non
     assert target.bytes_in_progress == 0
 
 
+def test_a_boot_that_was_replaced_is_back_with_new_word_of_itself_and_no_message_comes_twice() -> None:
+    target = Reassembler(10**6, 2 * 10**6, returns=(9,))
+    done, late = chunks(b"x", 1, message_id=5, boot=1), chunks(b"y", 1, message_id=6, boot=1)
+    assert feed(target, *chunks(b"here", 9, message_id=4, boot=1, kind=9), *done) == [b"here", b"x"]
+    assert feed(target, *chunks(b"other", 9, message_id=1, boot=2)) == [b"other"]
+    assert feed(target, *done, *late, *chunks(b"here", 9, message_id=4, boot=1, kind=9)) == []
+    assert target.boot == 2
+    assert feed(target, *chunks(b"back", 9, message_id=7, boot=1, kind=9), *done, *late) == [b"back", b"y"]
+    assert feed(target, *chunks(b"late", 9, message_id=2, boot=2)) == []
+    assert feed(target, *chunks(b"again", 9, message_id=3, boot=2, kind=9)) == [b"again"]
+
+
 def test_a_message_over_the_limit_is_refused_by_its_first_chunk() -> None:
     target = reassembler(limit=100)
     with pytest.raises(WireError, match="101 bytes is over the limit of 100"):
