@@ -138,6 +138,7 @@ async def half_open(behind: str, protocol: Protocol) -> None:
         assert broker.snapshot()["totals"]["ended"].get("keepalive_timeout", 0) <= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behind", ["server", "a"])
 def test_connections_whose_other_end_is_gone_without_a_word(behind: str) -> None:
     async def main() -> None:
@@ -159,6 +160,7 @@ def relay_process(port: int) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
             process.kill()
 
 
+@pytest.mark.slow
 def test_a_link_that_stands_still_for_a_while() -> None:
     async def main() -> None:
         async with Broker(BrokerConfig(port=0)) as broker:

@@ -51,6 +51,7 @@ def test_what_is_measured_and_what_is_not_counted_exists() -> None:
         assert all(name in (ROOT / module).read_text() for name in names), f"{module}: {names}"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("atheris") is None, reason="atheris is not installed (extra `fuzz`)")
 @pytest.mark.parametrize("name", TARGETS)
 def test_the_fuzzer_runs_its_targets(name: str, tmp_path: Path) -> None:

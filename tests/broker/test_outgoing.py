@@ -6,6 +6,8 @@ import asyncio
 from typing import NamedTuple
 from unittest import mock
 
+import pytest
+
 from broker.channel import ChannelConfig
 from broker.client import MqttChannel
 from broker.messages import ActivationUp
@@ -26,6 +28,7 @@ class Step(NamedTuple):
     under_way: int
 
 
+@pytest.mark.slow
 def test_chunks_and_what_is_under_way_follow_the_rate_of_the_link() -> None:
     steps: list[Step] = []
 

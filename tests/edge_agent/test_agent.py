@@ -149,6 +149,7 @@ def test_a_refusal_for_another_step_changes_nothing(tiny_base: Path, tmp_path: P
     assert summary["steps"] == 12
 
 
+@pytest.mark.slow
 def test_a_reply_that_takes_longer_than_its_deadline_but_keeps_coming_is_waited_for(
     tiny_base: Path, tmp_path: Path
 ) -> None:
