@@ -40,7 +40,7 @@ from broker.properties import PacketType, Property
 from broker.publisher import Publisher
 from broker.reasons import Reason
 
-SLICE_BYTES = (1 << 16) + (1 << 12)  # the transport gets no more at once: what it holds cannot be overtaken any more
+SLICE_BYTES = 1 << 14  # the transport gets no more at once: what it holds cannot be overtaken any more
 
 BROKE = Loss("the connection broke")
 HUNG_UP = Loss("the broker closed the connection", hung_up=True)
