@@ -133,7 +133,7 @@ async def told(kind: str, protocol: Protocol) -> None:
 
 
 async def lost(kind: str, protocol: Protocol) -> None:
-    """An end that noticed is without a connection for `timeout_s`; then its channel has failed, and its sends before."""
+    """An end that noticed is without a connection for `timeout_s`; then its channel and earlier sends have failed."""
     async with ends(kind, "a", ChannelConfig(protocol=protocol, keepalive_s=1)) as (server, agent, relay):
         heard = Heard(agent)
         sends = [asyncio.create_task(agent.send("server", bulk(agent, number))) for number in range(COUNT)]
