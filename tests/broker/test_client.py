@@ -321,6 +321,7 @@ async def serve(broker: FakeBroker, answer: Callable[[Publish], Puback | None]) 
                     await broker.say(said)
 
 
+@pytest.mark.slow
 def test_a_path_that_is_reset_again_and_again_ends_nothing_while_messages_get_through() -> None:
     async def main() -> None:
         config = ChannelConfig(timeout_s=1.0)

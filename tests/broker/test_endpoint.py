@@ -105,6 +105,7 @@ def relay_process(port: int) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
         process.kill()
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_read_for_a_while_is_not_flooded_by_many_agents() -> None:
     agents, body = 20, bytes(6 * MIB)
 

@@ -45,7 +45,7 @@ async def stumbles(version: int, parts: list[bytes], clean_start: bool = True) -
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_any_packets_in_any_order_are_answered_or_end_the_connection(version: int, data: st.DataObject) -> None:
     parts = data.draw(st.lists(streams(version), max_size=8))

@@ -9,9 +9,8 @@ from tests.broker.pairs import crossed, over
 GIBIBYTE = 1 << 30
 
 
-@pytest.mark.parametrize(
-    "size", [GIBIBYTE // 16, pytest.param(GIBIBYTE - 4096, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [GIBIBYTE // 16, pytest.param(GIBIBYTE - 4096, marks=pytest.mark.timeout(600))])
 @pytest.mark.parametrize("way", ["up", "down"])
 def test_a_large_message_takes_little_more_memory_than_itself(size: int, way: str) -> None:
     up, down = (size, 0) if way == "up" else (0, size)

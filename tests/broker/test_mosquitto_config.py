@@ -97,6 +97,7 @@ async def next_or_end(subscriber: RawClient, publisher: RawClient) -> Publish:
     return reading.result()
 
 
+@pytest.mark.slow
 def test_its_own_topics_come_as_often_as_was_asked_for(tmp_path: Path) -> None:
     async def script(address: Address) -> None:
         async with opened(address) as client:

@@ -316,6 +316,7 @@ def test_bytes_that_break_mqtt_end_the_connection(data: bytes) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_a_broker_that_falls_silent_is_asked_and_then_given_up() -> None:
     async def main() -> None:
         async with connected(keepalive_s=1) as (client, broker, _):
@@ -349,6 +350,7 @@ def test_the_brokers_own_keepalive_takes_the_place_of_the_clients() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_an_upload_that_makes_progress_keeps_the_connection_alive() -> None:
     """The broker reads slowly and says nothing for three keepalives; only what it reads tells that it is there."""
 

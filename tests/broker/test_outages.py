@@ -92,6 +92,7 @@ def all_at_once(seconds: float, timeout_s: float, behind: str) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behind", ["a", "server", "server+a"])
 def test_a_link_that_is_down_for_a_second(behind: str) -> None:
     all_at_once(1, 40, behind)

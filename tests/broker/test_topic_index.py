@@ -37,7 +37,7 @@ def indexed(topics: list[str]) -> TopicIndex:
     return index
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(TOPIC, unique=True, max_size=40), st.lists(TOPIC, unique=True, max_size=10), st.lists(FILTER, max_size=6)
 )

@@ -118,6 +118,7 @@ def test_a_server_that_never_begins_is_named_with_the_deadline(tiny_base: Path, 
     )
 
 
+@pytest.mark.slow
 def test_another_base_is_refused_before_anything_is_trained(tiny_base: Path, tmp_path: Path) -> None:
     scenario = tiny_scenario(tiny_base, clients=1, training={"round_deadline_s": 3.0})
     other = once(lambda m: isinstance(m, Hello), lambda m: replace(m, base="0" * 16))

@@ -106,17 +106,20 @@ async def _between_ends(payloads: list[bytes]) -> set[str]:
     up, down = ActivationUp(1, 0, bytes(2000), b"", -1, []), GradientDown(1, bytes(2000), 0.0)
     for name, own in (("a", up), (SERVER, down)):
         peer = SERVER if name == "a" else "a"
-        async with End("run", name, _CONFIG) as end:
-            sends = [asyncio.ensure_future(end.send(peer, own)) for _ in range(3)]
-            await asyncio.sleep(0)
-            for count, payload in enumerate(payloads, 1):
-                end._feed(_topic(name, payload), payload, end.acknowledge)
-                if end.failure is not None:
-                    raise end.failure
-                assert end.acknowledged == count
-            await asyncio.sleep(0)
-            outcomes |= {f"{name}: {_said(item)}" for _, item in end._inbox._items}
-        await asyncio.gather(*sends, return_exceptions=True)
+        sends = []
+        try:
+            async with End("run", name, _CONFIG) as end:
+                sends = [asyncio.ensure_future(end.send(peer, own)) for _ in range(3)]
+                await asyncio.sleep(0)
+                for count, payload in enumerate(payloads, 1):
+                    end._feed(_topic(name, payload), payload, end.acknowledge)
+                    if end.failure is not None:
+                        raise end.failure
+                    assert end.acknowledged == count
+                await asyncio.sleep(0)
+                outcomes |= {f"{name}: {_said(item)}" for _, item in end._inbox._items}
+        finally:
+            await asyncio.gather(*sends, return_exceptions=True)
     return outcomes
 
 

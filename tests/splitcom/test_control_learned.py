@@ -54,6 +54,7 @@ def test_values_are_unknown_until_there_is_something_to_know() -> None:
     assert values["reward"] == pytest.approx(sum(t.improvement - 0.05 * t.upload_ratio for t in last) / 4)
 
 
+@pytest.mark.slow
 def test_a_controller_that_learns_nears_the_best_threshold_while_it_acts() -> None:
     streams = gated_streams("gradient_up")
     controller = ddpg("gradient_up", noise=0.5)

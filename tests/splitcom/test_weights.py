@@ -75,6 +75,7 @@ def test_digest_tells_different_weights_apart(tiny_base: Path, tmp_path: Path) -
     assert digest(heads[0]) != digest(heads[1])
 
 
+@pytest.mark.slow
 def test_an_agent_needs_memory_for_its_head_only(tmp_path: Path) -> None:
     base = make_base(tmp_path / "deep", n_embd=256, n_layer=14, n_positions=64, initializer_range=0.02)
     whole = (base / "model.safetensors").stat().st_size

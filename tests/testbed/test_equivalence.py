@@ -205,7 +205,12 @@ def spread(server: Any, copies: Any, cuts: list[int], blocks: dict[str, int]) ->
 
 
 @pytest.mark.parametrize(
-    "model", [*SHAPES.values(), {"cuts": ["agent0=1", "agent2=3"]}, {**SHAPES["u"], "cuts": ["agent1=1"]}]
+    "model",
+    [
+        *SHAPES.values(),
+        pytest.param({"cuts": ["agent0=1", "agent2=3"]}, marks=pytest.mark.slow),
+        pytest.param({**SHAPES["u"], "cuts": ["agent1=1"]}, marks=pytest.mark.slow),
+    ],
 )
 def test_three_clients_equal_a_reference_in_one_process_to_rounding(
     tiny_base: Path, tmp_path: Path, model: dict[str, Any]

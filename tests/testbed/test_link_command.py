@@ -33,6 +33,7 @@ def test_probe_says_of_every_back_end_whether_it_is_usable_and_why_not() -> None
     assert link("probe").stdout.startswith("kernel ")
 
 
+@pytest.mark.slow
 @needs("netns")
 def test_check_holds_measured_against_configured() -> None:
     for _ in range(3):

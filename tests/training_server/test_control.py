@@ -91,6 +91,7 @@ def test_bang_bang_switches_all_streams_after_an_evaluation(tiny_base: Path, tmp
     assert json.loads((tmp_path / "run" / "control.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(), ("u-shape",)])
 def test_ddpg_acts_on_every_gated_stream_and_leaves_its_policy_behind(
     tiny_base: Path, tmp_path: Path, shape: tuple[str, ...]
@@ -110,6 +111,7 @@ def test_ddpg_acts_on_every_gated_stream_and_leaves_its_policy_behind(
     assert run_tiny(again, tmp_path / "again")["end"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_run_with_a_controller_repeats_to_the_bit(tiny_base: Path, tmp_path: Path) -> None:
     scenario = tiny_scenario(tiny_base, "all-gates", "u-shape", "ddpg", clients=2)
     one, two = (run_tiny(scenario, tmp_path / name) for name in ("one", "two"))
@@ -117,6 +119,7 @@ def test_a_run_with_a_controller_repeats_to_the_bit(tiny_base: Path, tmp_path: P
     assert one["total_bytes"] == two["total_bytes"]
 
 
+@pytest.mark.slow
 def test_memory_and_mqtt_agree_with_a_controller_that_acts(tiny_base: Path, tmp_path: Path) -> None:
     scenario = tiny_scenario(tiny_base, "all-gates", "u-shape", "random", clients=2)
     memory, mqtt = (run_tiny(scenario, tmp_path / name, name) for name in ("memory", "mqtt"))

@@ -273,6 +273,7 @@ def test_a_frozen_head_gets_nothing_and_sends_its_activations_once(tiny_base: Pa
     assert summary["perplexity"] < summary["perplexity_before"]
 
 
+@pytest.mark.slow
 def test_a_base_in_bfloat16_trains(tiny_base: Path, tmp_path: Path) -> None:
     summary = run_tiny(tiny_scenario(tiny_base, clients=1, model={"dtype": "bfloat16"}), tmp_path / "run")
     assert summary["perplexity"] < summary["perplexity_before"]
@@ -287,6 +288,7 @@ def test_training_that_diverges_ends_the_run_and_says_where(tiny_base: Path, tmp
     assert any("activation_up: sample" in text and "not finite" in text for text in texts)
 
 
+@pytest.mark.slow
 def test_server_and_agents_may_compute_in_different_precisions(tiny_base: Path, tmp_path: Path) -> None:
     scenario = tiny_scenario(tiny_base, "all-gates", clients=2, model={"dtype": "bfloat16"})
     summary = run_tiny(with_agents(scenario, model=BaseConfig(str(tiny_base), dtype="float32")), tmp_path / "run")
@@ -319,6 +321,7 @@ def test_a_client_that_ends_an_epoch_without_its_share_is_named(tiny_base: Path,
     assert str(outcome) == said[0].reason == "client agent0: epoch 0 ended without an adapter or without examples"
 
 
+@pytest.mark.slow
 def test_adapters_may_be_exchanged_more_rarely_than_every_epoch(tiny_base: Path, tmp_path: Path) -> None:
     often, rarely = (
         run_tiny(
@@ -347,6 +350,7 @@ def test_adapters_cross_as_quantized_changes_at_a_quarter_of_the_bytes(
     assert changes["perplexity"] == pytest.approx(whole["perplexity"], rel=0.1)
 
 
+@pytest.mark.slow
 def test_eager_attention_trains_as_sdpa_does(tiny_base: Path, tmp_path: Path) -> None:
     found = [
         run_tiny(tiny_scenario(tiny_base, clients=2, model={"attention": name}), tmp_path / name)["perplexity"]

@@ -124,6 +124,7 @@ def test_a_client_that_gives_up_in_the_middle_of_a_step_does_not_hold_the_others
     assert summary["events"]["superseded_step"] == 1
 
 
+@pytest.mark.slow
 def test_repeated_messages_are_no_ops(tiny_base: Path, tmp_path: Path) -> None:
     plain = run_tiny(u_scenario(tiny_base, clients=2), tmp_path / "plain")
 

@@ -59,6 +59,7 @@ def test_every_target_is_about_a_figure_of_the_full_measurement() -> None:
             assert any(name.endswith(last) for name in names), target
 
 
+@pytest.mark.slow
 def test_the_slow_subscriber_of_a_flood_costs_the_broker_memory() -> None:
     with_slow = take([flood(0, Scale(flood=60))])
     few = take([flood(0, Scale(flood=12))])

@@ -75,6 +75,7 @@ def invoke(*arguments: str) -> Any:
     return CliRunner().invoke(main, ["bench", "soak", *arguments])
 
 
+@pytest.mark.slow
 def test_a_short_soak_does_everything_and_leaves_no_descriptor() -> None:
     done = invoke("--minutes", "0.15", "--every", "0.5", "--clients", "40", "--json")
     result = json.loads(done.stdout)
@@ -94,6 +95,7 @@ def test_the_embedded_broker_is_flat_over_two_minutes() -> None:
     assert result["ok"], render(result)
 
 
+@pytest.mark.slow
 def test_what_leaks_descriptors_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     class Leaky(Usage):
         """Counts one descriptor more each time it is asked."""

@@ -23,6 +23,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(links, "MESSAGES", 5)
 
 
+@pytest.mark.slow
 def test_a_back_end_without_packets_has_rows_of_all_that_it_can_do() -> None:
     said: list[str] = []
     rows = asyncio.run(Bench("proxy", system_default(), 1, said.append).run())
@@ -36,6 +37,7 @@ def test_a_back_end_without_packets_has_rows_of_all_that_it_can_do() -> None:
     assert not [owner for owner in registry.owners() if owner.name.startswith("bench") and not owner.alive]
 
 
+@pytest.mark.slow
 @needs("tun")
 def test_losses_are_held_against_the_formula_for_reno_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(links, "LOSSES_PERCENT", (3,))

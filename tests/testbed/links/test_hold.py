@@ -67,6 +67,7 @@ def test_rates_that_vary_are_played(lan: Lan) -> None:
     assert whole == [["4Mbit", "1Mbit", "3Mbit"], ["7Mbit", "5Mbit"]]
 
 
+@pytest.mark.slow
 def test_what_passes_is_what_the_played_rate_passes(lan: Lan, tmp_path: Path) -> None:
     profiles = {DEVICE: parse("up=2mbit+6mbit@1s down=8mbit+2mbit@1s")}
 

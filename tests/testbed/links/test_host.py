@@ -26,6 +26,7 @@ async def errors(lan: Lan, way: Way, profiles: Mapping[int, str]) -> dict[int, f
     return {number: abs(found[number] / bps - 1) for number, bps in wanted.items()}
 
 
+@pytest.mark.slow
 def test_both_ways_of_every_device_have_their_rates_at_once() -> None:
     profiles = {0: "up=4mbit down=10mbit", 1: "up=2mbit down=20mbit"}
     with Lan(devices=2) as lan:

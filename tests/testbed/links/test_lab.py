@@ -51,8 +51,9 @@ def test_a_run_without_profiles_makes_nothing(run: str, tmp_path: Path) -> None:
     assert [(event["event"], event["backend"]) for event in events(tmp_path)] == [("made", "none")]
 
 
+@pytest.mark.slow
 def test_links_are_measured_and_recorded(run: str, tmp_path: Path) -> None:
-    config = LinksConfig(profile="up=5mbit down=20mbit", congestion="cubic")
+    config = LinksConfig(profile="up=5mbit down=8mbit", congestion="cubic")
 
     async def go() -> dict[str, Any]:
         async with Lab(run, config, ["agent0", "agent1"], tmp_path) as lab:
@@ -71,6 +72,7 @@ def test_links_are_measured_and_recorded(run: str, tmp_path: Path) -> None:
     assert registry.find(run) is None
 
 
+@pytest.mark.slow
 def test_a_link_that_is_not_what_it_should_be_ends_the_run(
     run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

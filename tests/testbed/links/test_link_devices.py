@@ -73,6 +73,7 @@ def shown(apart: Apart, lan: Lan) -> dict[str, Any]:
     return owner
 
 
+@pytest.mark.slow
 @elsewhen
 def test_devices_that_join_are_measured(apart: Apart) -> None:
     profiles = {address(0): "up=4mbit down=10mbit", address(1): "up=2mbit down=20mbit"}
@@ -101,6 +102,7 @@ def test_devices_that_join_are_measured(apart: Apart) -> None:
     assert (after["links"], after["notes"]) == (profiles, {})
 
 
+@pytest.mark.slow
 @elsewhen
 def test_a_device_that_is_slower_than_its_profile_fails(apart: Apart, lan: Lan) -> None:
     apart.on(lan, "set", f"{INTERFACE}/{address(0)}", "up=4mbit", "down=4mbit")
@@ -115,6 +117,7 @@ def test_a_device_that_is_slower_than_its_profile_fails(apart: Apart, lan: Lan) 
     assert re.fullmatch(rf"{address(0)} +up +rate +4 Mbit/s +\S+ +-\d+\.\d\d % over 5\.\d %", lines[3])
 
 
+@pytest.mark.slow
 @elsewhen
 def test_devices_that_do_not_join_are_named(apart: Apart) -> None:
     with Lan(devices=2) as lan:
@@ -129,6 +132,7 @@ def test_devices_that_do_not_join_are_named(apart: Apart) -> None:
         assert shown(apart, lan)["links"] == dict.fromkeys(map(address, range(2)), "up=4mbit")
 
 
+@pytest.mark.slow
 @elsewhen
 def test_an_interrupted_check_leaves_the_links_as_they_were(apart: Apart, lan: Lan) -> None:
     apart.on(lan, "set", f"{INTERFACE}/{address(0)}", "up=4mbit", "down=5mbit")
@@ -150,6 +154,7 @@ def test_a_check_of_an_interface_without_devices_says_what_to_do(apart: Apart, l
     assert done.stderr == f"error: {said}\n"
 
 
+@pytest.mark.slow
 def test_a_rate_that_varies_is_played_until_it_is_interrupted(apart: Apart, lan: Lan) -> None:
     device, steps = f"{INTERFACE}/{address(0)}", ("up=1mbit+3mbit@1s", "down=5mbit")
     apart.on(lan, "set", device, "up=2mbit")

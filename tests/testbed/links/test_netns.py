@@ -41,6 +41,7 @@ def left(links: Netns) -> list[str]:
     return [name for name in namespaces.listed("splitcom-") if name in links.namespaces]
 
 
+@pytest.mark.slow
 def test_links_are_what_their_profiles_say(tmp_path: Path) -> None:
     links, profiles = backend("up=5mbit down=20mbit", "up=2mbit+8mbit@1s down=10mbit")
 

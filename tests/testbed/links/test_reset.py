@@ -36,6 +36,7 @@ def apart() -> Iterator[Apart]:
         yield made
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_mosquitto() is None, reason="no program mosquitto on PATH or in /usr/sbin")
 @pytest.mark.parametrize("backend", ["netns", pytest.param("tun", marks=needs("tun"))])
 def test_after_a_run_was_killed_no_process_and_no_namespace_is_left(apart: Apart, tmp_path: Path, backend: str) -> None:
@@ -140,6 +141,7 @@ def test_a_run_whose_links_cannot_be_removed_stays_on_record(run: str, tmp_path:
     assert not [each for each in namespaces.listed(PREFIX) if run in each]
 
 
+@pytest.mark.slow
 def test_namespaces_whose_record_is_lost_are_removed_with_what_runs_in_them(apart: Apart, tmp_path: Path) -> None:
     with apart.holding("lost", tmp_path / "run", NETNS, "embedded") as process:
         below = children(process.pid)
@@ -151,6 +153,7 @@ def test_namespaces_whose_record_is_lost_are_removed_with_what_runs_in_them(apar
     assert apart.namespaces() == []
 
 
+@pytest.mark.slow
 def test_show_and_reset_go_on_past_what_they_cannot_read_or_reach(apart: Apart, tmp_path: Path) -> None:
     apart.record("broken").write_text("{")
     apart.record(f"{INTERFACE}gone0").write_text('{"namespaces": [], "color": 3}')
@@ -199,6 +202,7 @@ def test_what_cannot_be_removed_is_named_and_kept_on_record(apart: Apart, values
     assert not apart.record("old").exists()
 
 
+@pytest.mark.slow
 def test_dry_runs_on_an_interface_print_what_would_be_done_and_do_nothing(apart: Apart) -> None:
     with Lan() as lan:
         before = lan.shown(ETH0)

@@ -70,6 +70,7 @@ def test_a_device_that_connects_again_takes_its_own_place() -> None:
     assert (answer["bytes"], answer["began"]) == (5, 1.5)
 
 
+@pytest.mark.slow
 def test_who_did_not_come_is_named(tmp_path: Path) -> None:
     async def measure() -> list[str]:
         async with Ends(tmp_path / "log") as ends:

@@ -40,6 +40,7 @@ def within(tun: Tun, work: Callable[[], Awaitable[T]]) -> T:
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "texts",
     [
