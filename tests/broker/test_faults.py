@@ -66,6 +66,7 @@ def test_a_broker_that_is_killed_and_comes_back(kind: str, protocol: Protocol) -
     asyncio.run(main())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["embedded", "mosquitto"])
 @pytest.mark.parametrize("way", ["up", "down"])
 def test_a_message_interrupted_near_its_end_is_not_sent_from_its_beginning(kind: str, way: str) -> None:

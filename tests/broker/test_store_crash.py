@@ -68,6 +68,7 @@ def test_acknowledged_messages_arrive_whenever_the_broker_is_killed(qos: int, se
     asyncio.run(under_load(tmp_path / "store", qos, seed))
 
 
+@pytest.mark.slow
 def test_another_process_on_the_same_file_is_refused_in_one_line(tmp_path: Path) -> None:
     async def scenario() -> None:
         store = tmp_path / "store"

@@ -74,6 +74,7 @@ def test_the_longest_filter_fits_however_few_are_allowed() -> None:
     assert asked(session_with(), [Request("x" * LONGEST_FILTER)], most=1).answers == [0]
 
 
+@pytest.mark.slow
 @VERSIONS
 def test_a_filter_that_is_repeated_50000_times_is_one_subscription(version: int) -> None:
     count = 50_000

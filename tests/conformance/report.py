@@ -34,7 +34,7 @@ broker and against {mosquitto}. Each test has also been run against an embedded 
 statement (`mutants.py`), and has to fail there: "mutant" says whether it did.
 
 Made by `python -m tests.conformance.report`; a single test is run with, for example,
-`pytest tests/conformance -k "embedded and 5:MQTT-3.1.2-22"`.
+`pytest -m "" tests/conformance -k "embedded and 5:MQTT-3.1.2-22"`.
 """
 
 READINGS = """\

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.conformance import wire
 from tests.conformance.brokers import KNOWN_PASSWORD, KNOWN_USER
 from tests.conformance.scenes import CLEAN, PASSWORD, UNKNOWN_METHOD, USERNAME, WILL, payload, refuses
@@ -142,6 +144,7 @@ def test_a_password_without_a_user_name_is_refused(broker: Subject) -> None:
     refuses(broker, wire.connect_of(CLEAN | PASSWORD, payload(broker, "secret"), broker.version))
 
 
+@pytest.mark.slow
 @statement("3.1.1:MQTT-3.1.2-24", "5:MQTT-3.1.2-22")
 def test_a_silent_client_is_disconnected_after_one_and_a_half_keepalives(broker: Subject) -> None:
     witness = broker.client("w")
@@ -152,6 +155,7 @@ def test_a_silent_client_is_disconnected_after_one_and_a_half_keepalives(broker:
     assert witness.message().payload == b"lost"
 
 
+@pytest.mark.slow
 @statement("5:MQTT-3.2.2-22")
 def test_the_keepalive_is_the_clients_where_the_broker_names_none(broker: Subject) -> None:
     unlimited, silent = broker.client("u", keepalive=0), broker.client("s", keepalive=1)

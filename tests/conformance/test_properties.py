@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.conformance import wire
 from tests.conformance.client import Client
 from tests.conformance.reading import Received
@@ -80,6 +82,7 @@ def test_a_content_type_that_is_not_utf8_ends_the_connection(broker: Subject) ->
     client.refused(0x81, 0x82)
 
 
+@pytest.mark.slow
 @statement("5:MQTT-3.3.2-5")
 def test_an_expired_message_is_not_delivered(broker: Subject) -> None:
     subscriber = broker.client("s", keep=True)
@@ -97,6 +100,7 @@ def test_an_expired_message_is_not_delivered(broker: Subject) -> None:
     back.quiet()
 
 
+@pytest.mark.slow
 @statement("5:MQTT-3.3.2-6")
 def test_the_time_that_a_message_waited_is_taken_from_its_expiry(broker: Subject) -> None:
     subscriber = broker.client("s", keep=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.conformance import wire
 from tests.conformance.scenes import a_second_passes, back, gist, waiting
 from tests.conformance.suite import Subject, statement
@@ -103,6 +105,7 @@ def test_a_released_message_is_not_sent_again(broker: Subject) -> None:
     again.quiet()
 
 
+@pytest.mark.slow
 @statement("5:MQTT-4.3.3-7")
 def test_a_message_that_was_sent_does_not_expire(broker: Subject) -> None:
     subscriber = waiting(broker)
@@ -192,6 +195,7 @@ def test_after_its_pubcomp_an_identifier_stands_for_a_new_message(broker: Subjec
         assert subscriber.message().payload == str(number).encode()
 
 
+@pytest.mark.slow
 @statement("5:MQTT-4.3.3-13")
 def test_the_handshake_goes_on_when_the_message_has_expired(broker: Subject) -> None:
     client = broker.client("c")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.conformance import wire
 from tests.conformance.scenes import a_second_passes, narrow
 from tests.conformance.suite import Subject, statement
@@ -26,6 +28,7 @@ def test_the_session_state_is_kept_when_the_connection_ends(broker: Subject) -> 
     assert again.expect(Kind.PUBCOMP).reason == 0
 
 
+@pytest.mark.slow
 @statement("3.1.1:MQTT-4.1.0-2", "5:MQTT-4.1.0-1")
 def test_the_session_lasts_at_least_as_long_as_its_connection(broker: Subject) -> None:
     clean = broker.client("c", clean=True)
@@ -39,6 +42,7 @@ def test_the_session_lasts_at_least_as_long_as_its_connection(broker: Subject) -
     assert (clean.take().payload, brief.take().payload) == (b"live", b"live")
 
 
+@pytest.mark.slow
 @statement("5:MQTT-4.1.0-2")
 def test_the_session_ends_with_its_expiry(broker: Subject) -> None:
     at_once = broker.client("0", clean=True)

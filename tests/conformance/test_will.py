@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.conformance import wire
 from tests.conformance.client import Client
 from tests.conformance.scenes import CLEAN, WILL, WILL_RETAIN, payload, refuses
@@ -32,6 +34,7 @@ def test_the_will_is_published_when_the_connection_fails(broker: Subject) -> Non
     assert seen.message().payload == b"gone"
 
 
+@pytest.mark.slow
 @statement("5:MQTT-3.1.2-8")
 def test_the_will_is_published_after_its_delay_or_at_the_end_of_the_session(broker: Subject) -> None:
     seen = witness(broker)
@@ -132,6 +135,7 @@ def test_a_will_that_is_to_be_retained_is(broker: Subject) -> None:
     assert (message.payload, message.retain) == (b"gone", True)
 
 
+@pytest.mark.slow
 @statement("5:MQTT-3.1.3-9")
 def test_a_client_that_is_back_in_time_takes_its_will_back(broker: Subject) -> None:
     seen = witness(broker)

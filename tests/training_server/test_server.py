@@ -132,6 +132,7 @@ def test_a_client_that_does_not_fit_is_told_why_and_the_run_waits_on(
     assert said[0].reason.startswith(reason)
 
 
+@pytest.mark.slow
 def test_one_client_too_many_is_told_that_the_run_is_full(tiny_base: Path, tmp_path: Path) -> None:
     joined = asyncio.Event()
 

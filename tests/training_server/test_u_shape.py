@@ -62,6 +62,7 @@ def test_barrier_steps_once_on_all_clients(tiny_base: Path, tmp_path: Path) -> N
     assert [row["clients"] for row in rows] == [["agent0", "agent1", "agent2"]] * 4
 
 
+@pytest.mark.slow
 def test_arrival_has_several_steps_on_their_way_at_once(tiny_base: Path, tmp_path: Path) -> None:
     scenario = u_scenario(tiny_base, clients=3, training={"step_policy": "arrival", "epochs": 3})
     summary = run_tiny(scenario, tmp_path / "run")

@@ -35,6 +35,7 @@ async def relay(directory: Path, text: str) -> AsyncIterator[tuple[Proxy, Addres
     server.close()
 
 
+@pytest.mark.slow
 def test_links_are_what_their_profiles_say(tmp_path: Path) -> None:
     profiles = {"agent0": parse("up=5mbit down=10mbit delay=20ms"), "agent1": parse("up=2mbit+8mbit@1s")}
 

@@ -68,6 +68,7 @@ def test_after_a_run_was_killed_no_process_and_no_namespace_is_left(apart: Apart
     assert apart.link("reset").stdout == "nothing to do\n"
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_leaves_is_removed_by_the_next_of_its_name(apart: Apart, tmp_path: Path) -> None:
     with apart.holding("again", tmp_path / "first", NETNS | {"profile": "up=5mbit down=5mbit"}) as process:
         process.kill()
