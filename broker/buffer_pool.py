@@ -12,31 +12,32 @@ POOL_BYTES = 1 << 22
 LEAST_BYTES = 1 << 15
 """Smaller buffers are not worth a search."""
 
-MOST_BYTES = POOL_BYTES >> 2
 GRAIN_BYTES = 1 << 14
 _IDLE_REFERENCES = 3  # the pool's, the search's, and the count's own
 
 
 class BufferPool:
-    """Buffers for one thread; at most POOL_BYTES of them are remembered."""
+    """Buffers for one thread; at most `limit` bytes of them are remembered, and none that is above `largest`."""
 
-    __slots__ = ("_buffers", "remembered_bytes")
+    __slots__ = ("_buffers", "_limit", "largest", "remembered_bytes")
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = POOL_BYTES) -> None:
         self._buffers: list[bytearray] = []
+        self._limit = limit
+        self.largest = limit // 2
         self.remembered_bytes = 0
 
     def take(self, size: int) -> memoryview:
         """A buffer of `size` bytes with anything in it, which is the caller's as long as any view of it lives."""
-        if not LEAST_BYTES <= size <= MOST_BYTES:
+        if not LEAST_BYTES <= size <= self.largest:
             return memoryview(bytearray(size))
         capacity = -(-size // GRAIN_BYTES) * GRAIN_BYTES
         for buffer in self._buffers:
-            if len(buffer) == capacity and sys.getrefcount(buffer) == _IDLE_REFERENCES:
+            if sys.getrefcount(buffer) == _IDLE_REFERENCES and len(buffer) == capacity:
                 return memoryview(buffer)[:size]
         fresh = bytearray(capacity)
         self._buffers.append(fresh)
         self.remembered_bytes += capacity
-        while self.remembered_bytes > POOL_BYTES:
+        while self.remembered_bytes > self._limit:
             self.remembered_bytes -= len(self._buffers.pop(0))
         return memoryview(fresh)[:size]

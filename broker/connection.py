@@ -23,6 +23,7 @@ from broker.forwarder import Forwarder
 from broker.framer import Framer
 from broker.introduction import SURPLUS_TEXT, Introduction, Welcome
 from broker.keepalive import Keepalive
+from broker.linger import Linger
 from broker.log import told
 from broker.outbox import Outbox
 from broker.packet_decoder import decode
@@ -33,9 +34,6 @@ from broker.reason_string import explained
 from broker.reasons import Reason
 from broker.registry import Registry
 from broker.session import Session
-
-LINGER_S = 2.0
-"""How long an ended connection may take to be read by its peer before it is cut."""
 
 TURN_PACKETS = 256
 """How many packets of one connection are handled before others have their turn."""
@@ -51,7 +49,7 @@ class Connection(asyncio.BufferedProtocol):
 
     _transport: asyncio.Transport
     _outbox: Outbox
-    _timer: asyncio.TimerHandle
+    _timer: asyncio.TimerHandle | Linger
     _dialogue: Dialogue
     _forwarder: Forwarder
 
@@ -128,7 +126,7 @@ class Connection(asyncio.BufferedProtocol):
             self._loop.call_soon(self._pump)
 
     def end(self, reason: Reason, text: str = "", *, will: bool = True) -> None:
-        """Leave the session, tell the client why, and close once the peer has read that, or after LINGER_S.
+        """Leave the session, tell the client why, and close once the peer has read that, or lingers no more.
 
         MQTT 3.1.1 can tell a client why only in CONNACK.
         """
@@ -155,7 +153,7 @@ class Connection(asyncio.BufferedProtocol):
         self._release(will)
         self._keepalive.cancel()
         self._timer.cancel()
-        self._timer = self._loop.call_later(LINGER_S, self._transport.abort)
+        self._timer = Linger(self._transport)
         self.wake()
 
     def _release(self, will: bool) -> None:

@@ -20,18 +20,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from broker.child import end, started, tail
 from broker.errors import ConnectError, SettingsError
 from broker.mosquitto_config import queue_limits
 
 DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 READY_S = 15.0
 CONNECT_S = 5.0
-END_S = 3.0
 QUEUE_BYTES = 48 << 20
 
 _POLL_S = 0.02
 _PORT_ATTEMPTS = 5
-_EVENT_BYTES = 64 << 20
 _RUNNING = " running"  # how mosquitto ends the line that says it listens
 
 
@@ -103,14 +102,14 @@ async def embedded(spec: str, directory: Path, place: Place) -> AsyncIterator[Ad
     # A place that is not of this machine's own network can be reached by nobody but the run.
     flags = ["--events", "--attached", "--host", place.host, "--port", "0"] + ["--insecure"] * bool(place.prefix)
     command = [*place.prefix, sys.executable, "-m", "broker", *flags, "--set", f"congestion={place.congestion}"]
-    async with _process(command, directory / "broker.log", _environment()) as process:
+    async with started(command, directory / "broker.log") as process:
         assert process.stdout is not None
         ready = await _event(process, directory / "broker.log")
         rest = asyncio.create_task(process.stdout.read(), name="broker events")
         try:
             yield Address(ready["host"], ready["port"])
         finally:
-            await _end(process)
+            await end(process)
             lines = (await rest).splitlines()
             if lines:
                 (directory / "broker.json").write_bytes(lines[-1] + b"\n")
@@ -129,12 +128,12 @@ async def mosquitto(spec: str, directory: Path, place: Place) -> AsyncIterator[A
         configuration.write_text(mosquitto_configuration(address), encoding="utf-8")
         command = [*place.prefix, sys.executable, "-m", "broker.attached", binary, "-c", str(configuration)]
         before = _times_running(log)
-        async with _process(command, log, _environment()) as process:
+        async with started(command, log) as process:
             try:
                 await _listening(process, log, before)
             except ConnectError:
                 # Somebody else may have taken the free port before mosquitto did.
-                if attempt + 1 < _PORT_ATTEMPTS and "in use" in _tail(log):
+                if attempt + 1 < _PORT_ATTEMPTS and "in use" in tail(log):
                     continue
                 raise
             yield address
@@ -172,44 +171,6 @@ def mosquitto_configuration(address: Address) -> str:
     )
 
 
-@asynccontextmanager
-async def _process(
-    command: list[str], log: Path, environment: dict[str, str]
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A child process that has ended when the context is left; what it logs is appended to `log`.
-
-    It gets a session of its own, so that Ctrl-C in a terminal reaches us first and the broker goes last. Standard
-    input is a pipe that closes with us: a broker of ours ends then, however we end.
-    """
-    events = "--events" in command
-    with log.open("ab") as file:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE if events else file,
-            stderr=file,
-            env=environment,
-            start_new_session=True,
-            limit=_EVENT_BYTES,
-        )
-    try:
-        yield process
-    finally:
-        await _end(process)
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """SIGTERM, and SIGKILL where that does not end it within END_S."""
-    for send in (process.terminate, process.kill):
-        if process.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            send()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(END_S):
-                await process.wait()
-
-
 async def _event(process: asyncio.subprocess.Process, log: Path) -> dict[str, Any]:
     """The first event of our own broker, which is `ready`."""
     assert process.stdout is not None
@@ -219,7 +180,7 @@ async def _event(process: asyncio.subprocess.Process, log: Path) -> dict[str, An
     except TimeoutError:
         raise ConnectError(f"the embedded broker was not ready within {READY_S:g} s; its log is {log}") from None
     if not line:
-        raise ConnectError(f"the embedded broker did not start: {_tail(log) or 'it said nothing'}")
+        raise ConnectError(f"the embedded broker did not start: {tail(log) or 'it said nothing'}")
     event: dict[str, Any] = json.loads(line)
     return event
 
@@ -233,7 +194,7 @@ async def _listening(process: asyncio.subprocess.Process, log: Path, before: int
     deadline = loop.time() + READY_S
     while _times_running(log) == before:
         if process.returncode is not None:
-            raise ConnectError(f"mosquitto did not start: {_tail(log) or 'it said nothing'}")
+            raise ConnectError(f"mosquitto did not start: {tail(log) or 'it said nothing'}")
         if loop.time() > deadline:
             raise ConnectError(f"mosquitto was not ready within {READY_S:g} s; its log is {log}")
         await asyncio.sleep(_POLL_S)
@@ -263,17 +224,3 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _tail(log: Path) -> str:
-    """The last line of a log."""
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1] if lines else ""
-
-
-def _environment() -> dict[str, str]:
-    """Ours, without settings meant for a broker that the user starts, and with this package on the path."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SPLITCOM_BROKER_")}
-    root = str(Path(__file__).resolve().parent.parent)
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
-    return environment

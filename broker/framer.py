@@ -1,9 +1,10 @@
 """Cuts a stream of bytes into packets, without input or output.
 
 The caller receives straight into `buffer()` and then says how many bytes came. Small packets are cut from a scratch
-buffer that all connections of an event loop share, so that an idle connection holds none; a packet that does not end
-within it continues in a buffer of its own, which becomes the packet's body without another copy. A remaining length is
-only a claim: a buffer above BELIEVED_BYTES is made when the bytes before it have come.
+buffer that all connections of an event loop share, so that an idle connection holds none. After a large packet another
+one of its size is expected, as chunks of one message are, and received into a buffer of its own: that becomes the
+packet's body without a copy, and so does the rest of any other packet that does not end within the scratch buffer. A
+remaining length is only a claim: a buffer above BELIEVED_BYTES is made when the bytes before it have come.
 """
 
 from __future__ import annotations
@@ -30,14 +31,27 @@ class Framer:
     bytes may be received meanwhile, and afterwards `buffer()` and `received(0)` go on with it.
     """
 
-    __slots__ = ("_body", "_filled", "_first", "_head", "_length", "_pool", "_scratch", "hold", "max_bytes")
+    __slots__ = (
+        "_body",
+        "_expected",
+        "_filled",
+        "_first",
+        "_head",
+        "_length",
+        "_pool",
+        "_region",
+        "_scratch",
+        "hold",
+        "max_bytes",
+    )
 
     def __init__(self, scratch: memoryview, max_bytes: int, pool: BufferPool | None = None) -> None:
         self.max_bytes = max_bytes
         self.hold = False
-        self._scratch = scratch
+        self._scratch = self._region = scratch
         self._pool = pool or BufferPool()
         self._head = b""  # a fixed header that has not arrived completely, or all that is held
+        self._expected = 0  # how many bytes the next packet may have, if it is large
         self._first = 0
         self._body: memoryview | None = None
         self._filled = 0
@@ -50,9 +64,12 @@ class Framer:
                 self._body = self._grown(self._body)
             return self._body[self._filled :]
         held = len(self._head)
-        if held:
-            self._scratch[:held] = self._head
-        return self._scratch[held:]
+        if held == 0:
+            self._region = self._pool.take(self._expected) if self._expected else self._scratch
+            return self._region
+        self._region = self._scratch if held < len(self._scratch) else memoryview(bytearray(2 * held))
+        self._region[:held] = self._head
+        return self._region[held:]
 
     def received(self, size: int) -> Iterator[tuple[int, memoryview]]:
         """(first byte, body) of each packet that is complete now that `size` bytes lie in `buffer()`.
@@ -66,31 +83,37 @@ class Framer:
                 body, self._body = self._body, None
                 yield self._first, body
             return
+        region, self._region = self._region, self._scratch
         start, end = 0, len(self._head) + size
         self._head = b""
-        scratch = self._scratch
         while start < end:
-            length, at = self._remaining_length(start + 1, end)
+            length, at = _remaining_length(region, start + 1, end)
             if at == 0:
-                self._head = bytes(scratch[start:end])
+                self._head = bytes(region[start:end])
                 return
             stop = at + length
-            if stop - start > self.max_bytes:
+            whole = stop - start
+            if whole > self.max_bytes:
                 raise ProtocolError(
-                    f"a packet of {stop - start} bytes; valid: at most {self.max_bytes}", Reason.PACKET_TOO_LARGE
+                    f"a packet of {whole} bytes; valid: at most {self.max_bytes}", Reason.PACKET_TOO_LARGE
                 )
+            large = whole > len(self._scratch) // 2
+            self._expected = whole if large and whole <= self._pool.largest else 0
+            # A body may keep a buffer alive that is at most twice as large.
+            fits = region is not self._scratch and stop <= len(region) <= 2 * length
             if stop > end:
-                if size >= FAST_BYTES and stop - start <= len(scratch) // 2:
-                    self._head = bytes(scratch[start:end])
+                if size >= FAST_BYTES and not large:
+                    self._head = bytes(region[start:end])
                     return
-                self._first, self._length, self._filled = scratch[start], length, end - at
-                self._body = self._pool.take(min(length, BELIEVED_BYTES))
-                self._body[: self._filled] = scratch[at:end]
+                self._first, self._length, self._filled = region[start], length, end - at
+                self._body = region[at:stop] if fits else self._pool.take(min(length, BELIEVED_BYTES))
+                if not fits:
+                    self._body[: self._filled] = region[at:end]
                 return
-            yield scratch[start], memoryview(bytes(scratch[at:stop]))
+            yield region[start], region[at:stop] if fits else memoryview(bytes(region[at:stop]))
             start = stop
             if self.hold:
-                self._head = bytes(scratch[start:end])
+                self._head = bytes(region[start:end])
                 return
 
     def _grown(self, body: memoryview) -> memoryview:
@@ -99,17 +122,18 @@ class Framer:
         grown[: self._filled] = body
         return grown
 
-    def _remaining_length(self, at: int, end: int) -> tuple[int, int]:
-        """(length, where the body begins), or (0, 0) where the header is incomplete."""
-        length = 0
-        for shift in (0, 7, 14, 21):
-            if at >= end:
-                return 0, 0
-            byte = self._scratch[at]
-            at += 1
-            length |= (byte & 127) << shift
-            if byte < 128:
-                if byte == 0 and shift:
-                    raise ProtocolError("a remaining length is longer than it needs to be")
-                return length, at
-        raise ProtocolError("a remaining length of more than four bytes")
+
+def _remaining_length(region: memoryview, at: int, end: int) -> tuple[int, int]:
+    """(length, where the body begins), or (0, 0) where the header is incomplete."""
+    length = 0
+    for shift in (0, 7, 14, 21):
+        if at >= end:
+            return 0, 0
+        byte = region[at]
+        at += 1
+        length |= (byte & 127) << shift
+        if byte < 128:
+            if byte == 0 and shift:
+                raise ProtocolError("a remaining length is longer than it needs to be")
+            return length, at
+    raise ProtocolError("a remaining length of more than four bytes")

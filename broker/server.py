@@ -38,6 +38,9 @@ __all__ = ["Broker", "BrokerConfig"]
 CLOSE_S = 0.5
 """How long clients may take to read the DISCONNECT of a broker that is closed."""
 
+REUSED_BYTES = 1 << 24
+"""How many bytes of large receive buffers are kept to be used again."""
+
 
 class Broker:
     """An MQTT 3.1.1 and 5 broker in the running event loop, with sessions in memory, and in a file where asked.
@@ -64,7 +67,7 @@ class Broker:
             *self._web,
         ]
         self._scratch = memoryview(bytearray(SCRATCH_BYTES))
-        self._pool = BufferPool()
+        self._pool = BufferPool(REUSED_BYTES)
         self._sys_timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Broker:

@@ -180,9 +180,3 @@ def play(kind: str, config: BrokerConfig, directory: Path, script: Callable[[Add
             await script(address)
 
     asyncio.run(main())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop run until a count says so; there is no event for it."""
-    while not condition():  # noqa: ASYNC110
-        await asyncio.sleep(0)

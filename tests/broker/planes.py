@@ -103,12 +103,6 @@ async def next_of(channel: Channel, *kinds: type) -> Any:
             return message
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop run until the counts say so; there is no event for them."""
-    while not condition():  # noqa: ASYNC110
-        await asyncio.sleep(0)
-
-
 def chunks(counts: dict[str, Count], kind: str) -> int:
     return counts.get(kind, Count()).chunks
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
 from broker.framer import Framer
@@ -115,3 +115,9 @@ def publish(topic: str, payload: bytes = b"", **fields: Any) -> Publish:
     if fields.get("qos"):
         fields.setdefault("packet_id", 1)
     return Publish(topic, payload, **fields)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop run until the condition holds; there is no event for it."""
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.001)

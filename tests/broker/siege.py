@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import tracemalloc
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -12,7 +11,7 @@ from broker.fields import varint
 from broker.packets import Puback, Publish
 from broker.reasons import Reason
 from broker.server import Broker
-from tests.broker.raw import PATIENCE_S, connected, publish
+from tests.broker.raw import connected, publish
 from tests.broker.serving import serving
 
 MIB = 1 << 20
@@ -53,10 +52,3 @@ def packet(first: int, *parts: bytes) -> bytes:
 def string(data: bytes) -> bytes:
     """Bytes that stand where a string is due."""
     return len(data).to_bytes(2, "big") + data
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop run until the condition holds; at most PATIENCE_S."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0)

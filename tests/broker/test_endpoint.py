@@ -25,7 +25,8 @@ from broker.messages import ActivationUp, DownHeld, End, Failure, GradientDown, 
 from broker.mqtt_connection import MqttConnection
 from broker.outgoing import Chunk
 from broker.server import Broker, BrokerConfig
-from tests.broker.planes import HELLO, PLANES, RUN, Join, chunks, next_of, play, until
+from tests.broker.planes import HELLO, PLANES, RUN, Join, chunks, next_of, play
+from tests.broker.raw import until
 
 MIB = 1 << 20
 CONFIG = ChannelConfig(timeout_s=40.0)

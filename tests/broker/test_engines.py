@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
 import sys
 from pathlib import Path
@@ -100,22 +99,6 @@ def test_an_embedded_broker_that_cannot_start_says_why(tmp_path: Path, monkeypat
         with pytest.raises(ConnectError, match="the embedded broker did not start: it said nothing"):
             async with engine("embedded", tmp_path):
                 pass
-
-    asyncio.run(scenario())
-
-
-def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "END_S", 0.2)
-    script = (
-        "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"
-    )
-
-    async def scenario() -> None:
-        command = [engines.sys.executable, "-c", script, "--events"]
-        async with engines._process(command, tmp_path / "log", dict(os.environ)) as process:
-            assert process.stdout is not None
-            assert await process.stdout.readline() == b"up\n"
-        assert process.returncode == -9
 
     asyncio.run(scenario())
 

@@ -19,7 +19,8 @@ from broker.channel import ChannelConfig
 from broker.client import MqttChannel
 from broker.messages import ActivationUp, GradientDown
 from broker.server import Broker, BrokerConfig
-from tests.broker.planes import RUN, BrokerProcess, chunks, next_of, until
+from tests.broker.planes import RUN, BrokerProcess, chunks, next_of
+from tests.broker.raw import until
 from tests.broker.relay import Relay
 from tests.broker.traffic import Leaks, emptied, exchange, settled, under_way
 

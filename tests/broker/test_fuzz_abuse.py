@@ -30,9 +30,9 @@ from broker.packets import (
 from broker.properties import MAX_BYTES
 from broker.reasons import Reason
 from broker.server import Broker
-from tests.broker.raw import RawClient, connected, open_client, publish
+from tests.broker.raw import RawClient, connected, open_client, publish, until
 from tests.broker.serving import VERSIONS, reasons
-from tests.broker.siege import MIB, besieged, packet, string, until
+from tests.broker.siege import MIB, besieged, packet, string
 
 EMPTY_PAIR = b"\x26" + bytes(4)
 """The smallest user property."""

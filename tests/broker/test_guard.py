@@ -17,8 +17,8 @@ from broker.packets import V5, V311, Connect, Pingreq, Pingresp, Puback, Publish
 from broker.reasons import Reason
 from broker.server import Broker
 from broker.users import Users
-from tests.broker.lab import ALICE, BOB, BOTH, RULES, Address, introduce, opened, play, until
-from tests.broker.raw import publish
+from tests.broker.lab import ALICE, BOB, BOTH, RULES, Address, introduce, opened, play
+from tests.broker.raw import publish, until
 
 REFUSED = {"embedded": Reason.BAD_USER_NAME_OR_PASSWORD, "mosquitto": Reason.NOT_AUTHORIZED}
 

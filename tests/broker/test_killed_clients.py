@@ -14,7 +14,8 @@ import pytest
 
 from broker.channel import ChannelConfig
 from broker.client import MqttChannel
-from tests.broker.planes import RUN, until
+from tests.broker.planes import RUN
+from tests.broker.raw import until
 from tests.broker.relay import Relay
 from tests.broker.test_outages import BROKERS, PROTOCOLS, Protocol, broker_of
 from tests.broker.traffic import COUNT, Heard, Leaks, emptied, say, settled

@@ -17,8 +17,7 @@ from broker.log import MAX_CHARACTERS, JsonFormatter, TextFormatter, told
 from broker.packet_encoder import encode
 from broker.packets import V5, Connect, Disconnect, Publish
 from broker.reasons import Reason
-from tests.broker.lab import until
-from tests.broker.raw import PATIENCE_S, connected, open_client, publish
+from tests.broker.raw import PATIENCE_S, connected, open_client, publish, until
 from tests.broker.serving import reasons, serving
 from tests.broker.test_broker_main import event, program
 

@@ -30,7 +30,7 @@ from broker.packets import (
 from broker.properties import Property
 from broker.reasons import Reason
 from tests.broker.fake_broker import WILL, FakeBroker, connected, listening, login
-from tests.broker.planes import until
+from tests.broker.raw import until
 
 
 def future() -> asyncio.Future[None]:

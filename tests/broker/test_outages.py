@@ -15,7 +15,8 @@ from broker.channel import ChannelConfig
 from broker.client import MqttChannel
 from broker.errors import ConnectError, DeadlineError
 from broker.server import Broker, BrokerConfig
-from tests.broker.planes import MOSQUITTO, RUN, BrokerProcess, chunks, until
+from tests.broker.planes import MOSQUITTO, RUN, BrokerProcess, chunks
+from tests.broker.raw import until
 from tests.broker.relay import Relay
 from tests.broker.traffic import (
     COUNT,

@@ -13,7 +13,8 @@ import pytest
 
 from broker.channel import ChannelConfig
 from broker.client import MqttChannel
-from tests.broker.planes import RUN, BrokerProcess, until
+from tests.broker.planes import RUN, BrokerProcess
+from tests.broker.raw import until
 from tests.broker.relay import Relay
 from tests.broker.test_outages import PROTOCOLS, Protocol, broker_of
 from tests.broker.traffic import Leaks, emptied, exchange, settled

@@ -21,8 +21,8 @@ from broker.properties import Property
 from broker.reasons import Reason
 from broker.server import Broker
 from broker.users import delete_user, set_password
-from tests.broker.lab import ALICE, BOB, PASSWORDS, context, introduce, opened, reaches, tls, until
-from tests.broker.raw import PATIENCE_S, publish
+from tests.broker.lab import ALICE, BOB, PASSWORDS, context, introduce, opened, reaches, tls
+from tests.broker.raw import PATIENCE_S, publish, until
 from tests.broker.serving import FOREVER
 from tests.broker.websockets import open_websocket
 

@@ -65,7 +65,7 @@ async def misbehave(broker: Broker, rng: random.Random) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_clients_that_misbehave_at_random_leave_the_books_in_order(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.connection.LINGER_S", 0.1)
+    monkeypatch.setattr("broker.linger.LINGER_S", 0.1)
     failures: list[dict[str, Any]] = []
 
     async def scenario() -> None:

@@ -39,9 +39,8 @@ from broker.reasons import Reason
 from broker.server import Broker, BrokerConfig
 from broker.store import Store
 from broker.store_file import APPLICATION, TABLES, VERSION
-from tests.broker.raw import PATIENCE_S, RawClient, connected, open_client, publish
+from tests.broker.raw import PATIENCE_S, RawClient, connected, open_client, publish, until
 from tests.broker.serving import FOREVER, VERSIONS, kept, serving
-from tests.broker.siege import until
 
 
 @contextmanager

@@ -13,9 +13,8 @@ from broker.packets import V5, Disconnect, Publish
 from broker.properties import Property
 from broker.statistics import Statistics
 from broker.sys_topics import ROOT, SysTopics
-from tests.broker.lab import until
 from tests.broker.planes import BrokerProcess
-from tests.broker.raw import PATIENCE_S, RawClient, connected, publish
+from tests.broker.raw import PATIENCE_S, RawClient, connected, publish, until
 from tests.broker.serving import serving
 
 QUIET = Statistics(

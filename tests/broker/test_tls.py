@@ -19,8 +19,8 @@ from broker.pki import Pki
 from broker.reasons import Reason
 from broker.server import Broker, BrokerConfig
 from broker.tls import client_context, server_context
-from tests.broker.lab import BOTH, Address, Lab, context, introduce, opened, play, reaches, tls, until
-from tests.broker.raw import PATIENCE_S, publish
+from tests.broker.lab import BOTH, Address, Lab, context, introduce, opened, play, reaches, tls
+from tests.broker.raw import PATIENCE_S, publish, until
 from tests.broker.serving import FOREVER
 
 RUN = "sc/1/run"

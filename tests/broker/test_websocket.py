@@ -22,8 +22,8 @@ from broker.reasons import Reason
 from broker.server import Broker, BrokerConfig
 from broker.thread import BrokerThread
 from broker.websocket import binary_header
-from tests.broker.lab import Lab, until
-from tests.broker.raw import PATIENCE_S, connected, publish
+from tests.broker.lab import Lab
+from tests.broker.raw import PATIENCE_S, connected, publish, until
 from tests.broker.serving import VERSIONS, reasons
 from tests.broker.websockets import connected_websocket, open_websocket, web
 

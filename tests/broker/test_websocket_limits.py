@@ -12,8 +12,7 @@ import pytest
 from broker.packet_encoder import encode
 from broker.packets import V5, Connect, Pingreq, Pingresp, Publish
 from broker.reasons import Reason
-from tests.broker.lab import until
-from tests.broker.raw import PATIENCE_S, publish
+from tests.broker.raw import PATIENCE_S, publish, until
 from tests.broker.serving import reasons
 from tests.broker.websockets import connected_websocket, frame_head, upgraded, web
 

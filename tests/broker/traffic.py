@@ -20,7 +20,8 @@ from broker.channel import ChannelConfig
 from broker.client import MqttChannel
 from broker.messages import ActivationUp, Failure, GradientDown, State, StepRefused
 from broker.settings import build, from_assignments
-from tests.broker.planes import RUN, chunks, until
+from tests.broker.planes import RUN, chunks
+from tests.broker.raw import until
 
 SIZES = (0, 5_000, 70_000, 300_000, 1_500_000)
 ROUNDS = 6
