@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -178,18 +180,24 @@ def test_a_resumed_session_hears_releases_before_messages_with_their_ids(version
     asyncio.run(scenario())
 
 
+@asynccontextmanager
+async def one_at_a_time() -> AsyncIterator[tuple[RawClient, Publish]]:
+    """A client that takes one message at a time and has the first of two."""
+    async with (
+        serving() as broker,
+        connected(broker.address, "p") as publisher,
+        connected(broker.address, "c", properties={Property.RECEIVE_MAXIMUM: 1}) as both,
+    ):
+        await both.subscribe("t", 2)
+        for number in (1, 2):
+            await publisher.send(publish("t", bytes([number]), qos=2, packet_id=number))
+            await publisher.expect(Pubrec)
+        yield both, await both.expect(Publish)
+
+
 def test_released_ids_count_against_the_receive_maximum() -> None:
     async def scenario() -> None:
-        async with (
-            serving() as broker,
-            connected(broker.address, "p") as publisher,
-            connected(broker.address, "c", properties={Property.RECEIVE_MAXIMUM: 1}) as both,
-        ):
-            await both.subscribe("t", 2)
-            for number in (1, 2):
-                await publisher.send(publish("t", bytes([number]), qos=2, packet_id=number))
-                await publisher.expect(Pubrec)
-            first = await both.expect(Publish)
+        async with one_at_a_time() as (both, first):
             await both.send(Pubrec(first.packet_id))
             assert await both.receive() == Pubrel(first.packet_id)
             await silent(both)
@@ -201,16 +209,7 @@ def test_released_ids_count_against_the_receive_maximum() -> None:
 
 def test_a_client_may_decline_a_message_and_gets_the_next() -> None:
     async def scenario() -> None:
-        async with (
-            serving() as broker,
-            connected(broker.address, "p") as publisher,
-            connected(broker.address, "c", properties={Property.RECEIVE_MAXIMUM: 1}) as both,
-        ):
-            await both.subscribe("t", 2)
-            for number in (1, 2):
-                await publisher.send(publish("t", bytes([number]), qos=2, packet_id=number))
-                await publisher.expect(Pubrec)
-            first = await both.expect(Publish)
+        async with one_at_a_time() as (both, first):
             await both.send(Pubrec(first.packet_id, Reason.UNSPECIFIED))
             assert (await both.expect(Publish)).payload == b"\2"
 
