@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import os
 import signal
-import sys
 from typing import Any
 
 import click
@@ -15,7 +14,7 @@ from broker import log
 from broker.broker_config import is_loopback
 from broker.commands import export_mosquitto, passwd
 from broker.errors import BrokerError, SettingsError
-from broker.program import Emit, OneLine, emitter, fail, program_options, settings
+from broker.program import Emit, OneLine, attached_to_input, emitter, fail, program_options, settings
 from broker.server import Broker, BrokerConfig
 
 PREFIX = "SPLITCOM_BROKER_"
@@ -57,7 +56,7 @@ def main(
 ) -> None:
     """Run the MQTT broker (3.1.1 and 5) until SIGINT or SIGTERM; SIGHUP makes it read its files again.
 
-    Settings come from the TOML file, then from SPLITCOM_BROKER_... variables, then from flags.
+    Settings come from the TOML file, then from SPLITCOM_BROKER_... variables, then from --set, then from flags.
     """
     if context.invoked_subcommand is not None:
         context.obj = lambda: settings(BrokerConfig, PREFIX, config, flags, assignments)
@@ -79,13 +78,10 @@ async def _serve(config: BrokerConfig, emit: Emit, attached: bool) -> None:
         loop.add_signal_handler(number, stop.set)
     early = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, early.set)
-    if attached:
-        standard_input = sys.stdin.fileno()
-        loop.add_reader(standard_input, lambda: None if os.read(standard_input, 4096) else stop.set())
     broker = Broker(config)
     if config.users and not config.tls_certificate and not is_loopback(config.host):
         _log.warning("passwords cross the network in clear; tls_certificate and tls_key change that")
-    try:
+    with attached_to_input(stop.set) if attached else contextlib.nullcontext():
         async with broker:
             host, port = broker.address
             emit({"event": "ready", "host": host, "port": port, **broker.urls})
@@ -93,9 +89,6 @@ async def _serve(config: BrokerConfig, emit: Emit, attached: bool) -> None:
             if early.is_set():  # after the files were read, perhaps, and before there was anything to renew
                 _reload(broker, emit)
             await stop.wait()
-    finally:
-        if attached:
-            loop.remove_reader(standard_input)
     emit({"event": "summary", **broker.snapshot()})
 
 

@@ -32,20 +32,25 @@ class Arrivals:
         )
         self._confirmed = confirmed
         self._untold = 0
-        self._complete: list[int] = []  # since the last word
+        self._complete: dict[int, None] = {}  # since the last word
 
     def add(self, envelope: Envelope) -> Placed:
         """Take one chunk; WireError when it contradicts its message or the limits."""
         boot = self.boot
-        placed = self._reassembler.add(envelope)
-        if self.boot != boot:
-            self._untold = 0
-            self._complete.clear()
-        if placed.received and envelope.message_type in self._confirmed:
-            self._untold += weight(len(envelope.chunk))
-            if placed.body is not None:
-                self._complete.append(envelope.message_id)
-        return placed
+        try:
+            return self._reassembler.add(envelope)
+        finally:
+            if self.boot != boot:
+                self._untold = 0
+                self._complete.clear()
+            if envelope.message_type in self._confirmed and envelope.boot == self.boot:
+                self._count(envelope)
+
+    def _count(self, envelope: Envelope) -> None:
+        # Repetitions too, and of what is refused: whoever sends them does not know yet that they are not wanted.
+        self._untold += weight(len(envelope.chunk))
+        if self._reassembler.done(envelope):
+            self._complete[envelope.message_id] = None
 
     @property
     def boot(self) -> int | None:
@@ -62,8 +67,8 @@ class Arrivals:
 
     def word(self, resume: bool) -> tuple[list[int], list[list[int]]]:
         """(complete, partial) of the messages that tell it; with `resume`, of all that is remembered."""
-        complete = self._reassembler.complete(self._confirmed) if resume else self._complete
-        self._untold, self._complete = 0, []
+        complete = self._reassembler.complete(self._confirmed) if resume else list(self._complete)
+        self._untold, self._complete = 0, {}
         partial = self._reassembler.partial(self._confirmed)
         return complete[-NAMED:], [entry[: 1 + 2 * MAX_RUNS] for entry in partial]
 

@@ -52,6 +52,6 @@ class Body:
         for (name, check), value in zip(self._checks, values, strict=True):
             try:
                 checked.append(check(value))
-            except (ValueError, WireError) as error:
+            except (ValueError, OverflowError, WireError) as error:
                 raise WireError(f"{self._kind}.{name}: {error}") from None
         return checked

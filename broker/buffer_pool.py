@@ -13,7 +13,19 @@ LEAST_BYTES = 1 << 15
 """Smaller buffers are not worth a search."""
 
 GRAIN_BYTES = 1 << 14
-_IDLE_REFERENCES = 3  # the pool's, the search's, and the count's own
+
+
+def _idle_references() -> int:
+    """How many references to a buffer are counted in a search through all, where nobody else has one.
+
+    Which of the search's own are counted depends on the version of Python.
+    """
+    for buffer in [bytearray()]:
+        return sys.getrefcount(buffer)
+    raise AssertionError
+
+
+_IDLE_REFERENCES = _idle_references()
 
 
 class BufferPool:

@@ -20,7 +20,7 @@ from broker.held import Held
 from broker.login import Login, RefusedError
 from broker.messages import Credit, DownHeld, Share, State, UpHeld
 from broker.mqtt_connection import MqttConnection
-from broker.outgoing import OWN, Chunk, add_chunk
+from broker.outgoing import AGAIN_S, OWN, Chunk, add_chunk
 from broker.tcpinfo import Traffic, summed
 from broker.topics import PROTOCOL, SERVER
 from broker.versions import Versions
@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 
 CONNECT_S = 10.0  # longest time for each step of one attempt
 FAREWELL_S = 2.0  # longest time to announce that this end leaves
-AGAIN_S = 1.0  # after this time, what ends tell each other is said again where the broker refused it
 
 _OWN = {kind.__name__ for kind in OWN}
 _UNAWAITED = {kind.__name__ for kind in (Credit, UpHeld, DownHeld, Share)}
@@ -113,10 +112,14 @@ class MqttChannel(Endpoint):
         error = done.exception()
         if error is None:
             self._of_use = self._of_use or chunk.kind not in _OWN
-        elif chunk.kind in _UNAWAITED and self._failure is None:
+        elif self._failure is None and (chunk.kind in _UNAWAITED or self._announces(chunk)):
             log.warning("%s: a %s is said again: %s", self.name, chunk.kind, error)
             self.refused += 1
             asyncio.get_running_loop().call_later(AGAIN_S, self._say_again, chunk)
+
+    def _announces(self, chunk: Chunk) -> bool:
+        """Whether it says that this end is back: without that, peers do not send again what was lost."""
+        return self._entered and chunk.kind == State.__name__
 
     def _say_again(self, chunk: Chunk) -> None:
         # A new connection says anew what there is to say.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
+from getpass import GetPassWarning
 from pathlib import Path
 
 import click
 
 from broker.broker_config import BrokerConfig
+from broker.errors import SettingsError
 from broker.mosquitto_config import PLUGINS, VERSIONS, Version, export
 from broker.program import OneLine, one_line_errors
 from broker.users import delete_user, set_password
@@ -25,9 +28,19 @@ def passwd(file: Path, name: str, from_stdin: bool, delete: bool) -> None:
         if delete:
             delete_user(file, name)
         elif from_stdin:
-            set_password(file, name, sys.stdin.readline().rstrip("\r\n"))
+            set_password(file, name, sys.stdin.readline().rstrip("\r\n") if sys.stdin else "")
         else:
-            set_password(file, name, click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+            set_password(file, name, _asked())
+
+
+def _asked() -> str:
+    """The password that somebody types twice; SettingsError where nobody can, or where it would be seen."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", GetPassWarning)
+        try:
+            return str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+        except (GetPassWarning, AttributeError):  # no terminal, and standard input closed too
+            raise SettingsError("no terminal to ask for the password; valid: --stdin") from None
 
 
 @click.command("export-mosquitto", cls=OneLine, context_settings={"show_default": True})

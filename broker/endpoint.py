@@ -44,6 +44,7 @@ class Endpoint(Outgoing):
         self._online: set[str] = set()
         self._entered = False
         self._share = UNCONFIRMED_BYTES  # what each agent has been told
+        self._told: set[str] = set()  # who has been told less than what agents take for granted
         self._allowed_by: int | None = None  # the process of the server that told it
         self._arrivals: OrderedDict[str, Arrivals] = OrderedDict()  # whoever was heard last comes last
         self._room = Room(ROOM * config.max_message_bytes)
@@ -132,7 +133,11 @@ class Endpoint(Outgoing):
         count = add_chunk(self.received, kind.__name__, len(envelope.chunk))
         arrivals = self._arrivals_from(sender)
         self.last_heard[sender] = time.monotonic()
-        placed = arrivals.add(envelope)
+        try:
+            placed = arrivals.add(envelope)
+        except WireError:
+            self._tell(sender, resume=False)  # or else its sender would wait for a credit, or keep it for ever
+            raise
         # Outside the slots, because the sender's window bounds how many of them can be outstanding.
         if self.name != SERVER and due(envelope.credit, placed.received, envelope.count):
             self._send_at_once(sender, Credit(envelope.message_id, placed.received))
@@ -168,6 +173,7 @@ class Endpoint(Outgoing):
             del self._lanes[key]
         for known in (self._boots, self._rates, self.last_heard):
             known.pop(gone, None)
+        self._told.discard(gone)
 
     # How much agents may send at the same time, of which the broker holds what the server does not read.
 
@@ -178,10 +184,11 @@ class Endpoint(Outgoing):
         before, self._share = self._share, share(len(self._online))
         if before != self._share:
             newcomers = sorted(self._online)
-        elif self._share == UNCONFIRMED_BYTES:
-            return  # which is what they take for granted
+        elif self._share == UNCONFIRMED_BYTES:  # which others than those who were away since then take for granted
+            newcomers = [name for name in newcomers if name in self._told]
         for name in newcomers:
             self._send_at_once(name, Share(self._share))
+            (self._told.discard if self._share == UNCONFIRMED_BYTES else self._told.add)(name)
 
     def _allow(self, limit: int) -> None:
         self._limit = limit

@@ -4,7 +4,8 @@ The caller receives straight into `buffer()` and then says how many bytes came. 
 buffer that all connections of an event loop share, so that an idle connection holds none. After a large packet another
 one of its size is expected, as chunks of one message are, and received into a buffer of its own: that becomes the
 packet's body without a copy, and so does the rest of any other packet that does not end within the scratch buffer. A
-remaining length is only a claim: a buffer above BELIEVED_BYTES is made when the bytes before it have come.
+remaining length is only a claim, and so is the size that is expected: a buffer above BELIEVED_BYTES is made when the
+bytes before it have come.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class Framer:
                     f"a packet of {whole} bytes; valid: at most {self.max_bytes}", Reason.PACKET_TOO_LARGE
                 )
             large = whole > len(self._scratch) // 2
-            self._expected = whole if large and whole <= self._pool.largest else 0
+            self._expected = whole if large and whole <= min(BELIEVED_BYTES, self._pool.largest) else 0
             # A body may keep a buffer alive that is at most twice as large.
             fits = region is not self._scratch and stop <= len(region) <= 2 * length
             if stop > end:

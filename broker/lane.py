@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from broker.credit import UNCONFIRMED_BYTES
+from broker.errors import BrokerError
 from broker.transfer import Transfer, held_count
 
 
@@ -92,7 +93,7 @@ class Lane:
         """What the receiver has; with `resume`, the rest of what was handed over goes out again, unless under way."""
         for message_id in complete:
             if message_id in self._kept:
-                self._drop(message_id).settle()
+                self._have(self._drop(message_id))
                 self.moved_at = now
         runs = {message_id: bounds for message_id, *bounds in partial}
         for message_id, bounds in runs.items():
@@ -105,6 +106,12 @@ class Lane:
         for message_id, transfer in self._kept.items():
             transfer.repeat((runs or {}).get(message_id, ()))
         self._find_work()
+
+    def once_more(self, transfer: Transfer, index: int) -> None:
+        """Send one chunk again, if the message is still kept."""
+        if transfer.message_id in self._kept and index not in transfer.again:
+            transfer.again.append(index)
+            self._find_work()
 
     def doubt(self) -> None:
         """The receiver has connected again, and may have lost what is under way."""
@@ -132,6 +139,14 @@ class Lane:
         transfer = self._kept.pop(message_id)
         self._unconfirmed -= transfer.weight
         return transfer
+
+    def _have(self, transfer: Transfer) -> None:
+        """The receiver wants nothing more of a message; where chunks are left, because it is too large for it."""
+        if transfer.sent < transfer.count:
+            self._work.remove(transfer)
+            transfer.settle(BrokerError(f"{transfer.peer} refused {transfer}"))
+        else:
+            transfer.settle()
 
     def _find_work(self) -> None:
         self._work = deque(transfer for transfer in self._kept.values() if transfer.left)

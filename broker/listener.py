@@ -59,6 +59,8 @@ class TcpListener:
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
             raise ConnectError(f"cannot listen on {self._host}:{self._port}: {reason}") from None
+        except UnicodeError:
+            raise ConnectError(f"cannot listen on {self._host!r}, which is no name of a host") from None
         try:
             for sock in server.sockets:
                 set_congestion(sock, self._congestion)

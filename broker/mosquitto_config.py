@@ -157,8 +157,8 @@ def _persistence(config: BrokerConfig) -> Iterator[str]:
 
 
 def _tls(config: BrokerConfig) -> Iterator[str]:
-    yield f"certfile {Path(config.tls_certificate).resolve()}"
-    yield f"keyfile {Path(config.tls_key).resolve()}"
+    yield f"certfile {_found('tls_certificate', config.tls_certificate)}"
+    yield f"keyfile {_found('tls_key', config.tls_key)}"
     yield "tls_version tlsv1.2"  # and later
     if not config.tls_ca:
         return
@@ -168,11 +168,20 @@ def _tls(config: BrokerConfig) -> Iterator[str]:
         )
     if config.users:
         raise SettingsError("users: with tls_require mosquitto asks for no passwords; valid: one of the two")
-    yield f"cafile {Path(config.tls_ca).resolve()}"
+    yield f"cafile {_found('tls_ca', config.tls_ca)}"
     yield "require_certificate true"
     yield "use_identity_as_username true"
     if config.tls_crl:
-        yield f"crlfile {Path(config.tls_crl).resolve()}"
+        yield f"crlfile {_found('tls_crl', config.tls_crl)}"
+
+
+def _found(key: str, path: str) -> Path:
+    """The absolute path of a file; SettingsError where it is none that can be read."""
+    try:
+        with open(path, "rb"):
+            return Path(path).resolve()
+    except OSError as error:
+        raise SettingsError(f"{key}: {path}: {error.strerror}") from None
 
 
 def _passwords(users: Users, path: str) -> str:

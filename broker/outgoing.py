@@ -28,6 +28,7 @@ BULK = ("up", "down")
 DOWNWARD = ("down", "cmd")
 OWN = (State, Metrics, Credit, UpHeld, DownHeld, Share)
 """Messages that no receiver confirms; all others are kept until it does."""
+AGAIN_S = 1.0  # after this time, what nobody waits for any more is sent again where the broker refused it
 PATIENCE = 0.25  # of the deadline: how long an agent waits for word of what has arrived before it asks for it
 
 
@@ -183,12 +184,19 @@ class Outgoing(ABC):
         slots.give_back(future)
         if not future.cancelled():
             if (error := future.exception()) is not None:
-                lane.remove(transfer, error)
+                if not transfer.done.done():
+                    lane.remove(transfer, error)
+                elif self._failure is None:  # `send` has returned, and yet the receiver may lack this
+                    asyncio.get_running_loop().call_later(AGAIN_S, self._repeat, lane, transfer, index)
             else:
                 slots.acknowledged_at = now
                 if self.name != SERVER:  # the broker is as near to the server as it likes, and tells nothing of agents
                     transfer.arrived([index], now)
                 lane.acknowledged(transfer, now)
+        self._go_on(lane)
+
+    def _repeat(self, lane: Lane, transfer: Transfer, index: int) -> None:
+        lane.once_more(transfer, index)
         self._go_on(lane)
 
     async def _finished(self, lane: Lane, transfer: Transfer) -> None:

@@ -36,12 +36,21 @@ _NAME = re.compile(r"[A-Za-z0-9_.]{1,64}")
 
 @dataclass(frozen=True)
 class Issued:
-    """One certificate as the index knows it: times in ISO 8601, `revoked` empty while it is good."""
+    """One certificate as the index knows it: times in ISO 8601, `revoked` empty while it is good.
+
+    Raises ValueError or TypeError for what is no serial number and no time with its zone.
+    """
 
     name: str
     serial: str
     not_after: str
     revoked: str = ""
+
+    def __post_init__(self) -> None:
+        int(self.serial, 16)
+        for time in (self.not_after, self.revoked or self.not_after):
+            if dt.datetime.fromisoformat(time).tzinfo is None:
+                raise ValueError(f"{time!r} has no zone")
 
     def state(self, now: dt.datetime) -> str:
         """valid, expired or revoked."""
@@ -93,7 +102,9 @@ class Pki:
         """
         if name == AUTHORITY or not _NAME.fullmatch(name):
             raise SettingsError(f"name {name!r:.80} is not for a device; valid: 1 to 64 of A-Z a-z 0-9 _ . but not ca")
-        if not 1 <= (days := days or (BROKER_DAYS if name == BROKER else DEVICE_DAYS)) <= AUTHORITY_DAYS:
+        if days is None:
+            days = BROKER_DAYS if name == BROKER else DEVICE_DAYS
+        if not 1 <= days <= AUTHORITY_DAYS:
             raise SettingsError(f"days: {days} is out of range; valid: 1 to {AUTHORITY_DAYS}")
         with self._locked():
             if self._good(name) and not force:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from broker.errors import BrokerError, DeadlineError
+from broker.errors import BrokerError, DeadlineError, SettingsError
 from broker.settings import build, from_assignments, from_environment, load_toml, merge
 
 T = TypeVar("T")
@@ -76,8 +76,8 @@ def emitter(name: str, events: bool) -> Emit:
         text = str(values.pop("text", ""))
         words = [f"{key}={_short(value)}" for key, value in values.items() if not isinstance(value, dict)]
         said = " ".join([text, *words]).strip()
-        if said:
-            print(f"{name}: {event['event']}: {said}", file=sys.stderr, flush=True)
+        if said or len(event) == 1:  # else all that it has is for machines
+            print(f"{name}: {event['event']}{': ' * bool(said)}{said}", file=sys.stderr, flush=True)
 
     return machine if events else human
 
@@ -105,6 +105,27 @@ def fail(text: str, status: int = 2) -> NoReturn:
     sys.exit(status)
 
 
+@contextlib.contextmanager
+def attached_to_input(on_end: Callable[[], None]) -> Iterator[None]:
+    """Call back once when standard input ends meanwhile; SettingsError where it is closed already, or a file."""
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        if not os.read(descriptor, 4096):
+            loop.remove_reader(descriptor)  # or it would end again and again
+            on_end()
+
+    try:
+        descriptor = sys.stdin.fileno()
+        loop.add_reader(descriptor, read)
+    except (AttributeError, OSError):  # None is what Python has for a standard input that is closed
+        raise SettingsError("--attached: standard input is closed or a file; valid: a pipe or a terminal") from None
+    try:
+        yield
+    finally:
+        loop.remove_reader(descriptor)
+
+
 def run(main: Coroutine[Any, Any, T], attached: bool = False) -> T:
     """Run a program's coroutine; SIGINT and SIGTERM cancel it, as does the end of standard input when `attached`.
 
@@ -114,31 +135,20 @@ def run(main: Coroutine[Any, Any, T], attached: bool = False) -> T:
     stopped = False
 
     async def supervised() -> T:
-        task = asyncio.ensure_future(main)
-        loop = asyncio.get_running_loop()
-
         def stop() -> None:
             nonlocal stopped
             stopped = True
             task.cancel()
 
-        def read() -> None:
-            if not os.read(sys.stdin.fileno(), 4096):
-                loop.remove_reader(sys.stdin.fileno())  # or it would cancel again and again, and all cleaning up
-                stop()
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop)
-        if attached:
-            loop.add_reader(sys.stdin.fileno(), read)
-        try:
+        with attached_to_input(stop) if attached else contextlib.nullcontext():
+            task = asyncio.ensure_future(main)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, stop)
             return await task
-        finally:
-            if attached:
-                loop.remove_reader(sys.stdin.fileno())
 
     try:
-        return asyncio.run(supervised())
+        with contextlib.closing(main):  # which was not begun where it could not be supervised
+            return asyncio.run(supervised())
     except BaseException:
         if not stopped:
             raise
@@ -154,7 +164,10 @@ def _one_line_usage() -> Iterator[None]:
     except click.exceptions.NoArgsIsHelpError:
         raise
     except click.UsageError as error:
-        fail(error.format_message())
+        text = error.format_message()
+        if text.startswith("No such command") and error.ctx and isinstance(error.ctx.command, click.Group):
+            text = f"{text.rstrip('.')}; valid: {', '.join(error.ctx.command.list_commands(error.ctx))}"
+        fail(text)
 
 
 def peak_bytes() -> int | None:

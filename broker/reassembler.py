@@ -157,6 +157,7 @@ class Reassembler:
             self.duplicates += 1
             return Placed(0)
         if envelope.total > self._max_message_bytes:
+            seen.add(envelope.message_id)  # so that its sender does not keep it for ever
             raise WireError(f"a message of {envelope.total} bytes is over the limit of {self._max_message_bytes}")
         if envelope.count == 1 and partial is None:
             seen.add(envelope.message_id)
@@ -171,6 +172,10 @@ class Reassembler:
         self._drop(envelope.message_id)
         seen.add(envelope.message_id)
         return Placed(received, partial.joined())
+
+    def done(self, envelope: Envelope) -> bool:
+        """Whether nothing more is wanted of the message of a chunk: it is complete, or too large."""
+        return envelope.boot == self.boot and envelope.message_id in self._seen.get(envelope.message_type, ())
 
     def complete(self, message_types: Container[int]) -> list[int]:
         """The ids of the remembered complete messages of these types, ascending."""

@@ -123,6 +123,8 @@ class Router:
 
     def send_retained(self, session: Session, topic_filter: str) -> None:
         """Bring the session the retained messages of a subscription that was just made; many of them take a while."""
+        if topic_filter not in session.subscriptions:
+            return  # the answer to its SUBSCRIBE has ended the client, and the session with it
         self._replays.begin(session, topic_filter, self._shelf(topic_filter), self._last_number)
 
     def _retain(self, message: Message) -> bool:

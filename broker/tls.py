@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from asyncio.sslproto import SSLProtocol
+from asyncio.sslproto import AppProtocolState, SSLProtocol, SSLProtocolState
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,10 +41,10 @@ def server_context(config: BrokerConfig) -> ssl.SSLContext:
     _load_chain(context, config.tls_certificate, config.tls_key)
     if config.tls_ca:
         context.verify_mode = ssl.CERT_REQUIRED if config.tls_require else ssl.CERT_OPTIONAL
-        _load_authority(context, "tls_ca", config.tls_ca)
+        _load_trust(context, "tls_ca", config.tls_ca)
     if config.tls_crl:
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
-        _load_authority(context, "tls_crl", config.tls_crl)
+        _load_trust(context, "tls_crl", config.tls_crl)
     return context
 
 
@@ -60,7 +60,7 @@ def client_context(ca: str = SYSTEM, certificate: str = "", key: str = "") -> ss
     if ca == SYSTEM:
         context.load_default_certs()
     else:
-        _load_authority(context, "tls_ca", ca)
+        _load_trust(context, "tls_ca", ca)
     if certificate:
         _load_chain(context, certificate, key)
     return context
@@ -129,6 +129,14 @@ class Handshake(SSLProtocol):
 
     max_size = READ_BYTES
 
+    # asyncio's own, of which its types say nothing
+    _state: SSLProtocolState
+    _app_state: AppProtocolState
+    _eof_received: bool
+    _app_reading_paused: bool
+    _incoming: ssl.MemoryBIO
+    _sslobj: ssl.SSLObject
+
     def __init__(
         self, gate: Gate, connection: asyncio.BufferedProtocol, on_refused: OnRefused, timeout_s: float
     ) -> None:
@@ -159,6 +167,22 @@ class Handshake(SSLProtocol):
             super().connection_made(transport)
         else:
             self._refuse("too many handshakes")
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        if self._state is SSLProtocolState.FLUSHING and self._app_reading_paused:
+            self._eof_received = True
+            return True  # not closed before the connection goes on, and with it `_do_flush`
+        return super().eof_received()
+
+    def _do_flush(self) -> None:
+        # What came before the client's goodbye is the connection's, which may have stopped reading for a while: asyncio
+        # forgets it then. When the connection goes on, this is called again.
+        goodbye, left = self._eof_received or self._app_state is AppProtocolState.STATE_EOF, -1
+        while goodbye and left != (left := self._incoming.pending + self._sslobj.pending()):
+            self._do_read()  # type: ignore[attr-defined]
+            if self._app_reading_paused:
+                return
+        super()._do_flush()  # type: ignore[misc]
 
     def cut(self) -> None:
         """Close at once."""
@@ -194,12 +218,16 @@ def _load_chain(context: ssl.SSLContext, certificate: str, key: str) -> None:
         raise SettingsError(f"tls_certificate: {certificate} or tls_key: {key}: {failure(error)}") from None
 
 
-def _load_authority(context: ssl.SSLContext, name: str, path: str) -> None:
+def _load_trust(context: ssl.SSLContext, name: str, path: str) -> None:
     _read(name, path)
+    kind, what = ("crl", "list of revoked certificates") if name == "tls_crl" else ("x509", "certificate")
+    before = context.cert_store_stats()[kind]
     try:
         context.load_verify_locations(path)
     except ssl.SSLError:
         raise SettingsError(f"{name}: {path} holds no PEM that can be read") from None
+    if context.cert_store_stats()[kind] == before:
+        raise SettingsError(f"{name}: {path} holds no {what}")
 
 
 def _read(name: str, path: str) -> str:

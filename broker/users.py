@@ -109,11 +109,17 @@ class Users(dict[str, User]):
 
 def set_password(path: Path, name: str, password: str) -> None:
     """Give a user a password, new or other; the file is made where there is none. Raises SettingsError."""
-    if not _NAME.fullmatch(name):
-        raise SettingsError(f"user {name!r:.80} is no name; valid: 1 to 64 characters, no space and none of : + # / %")
+    if not (_NAME.fullmatch(name) and name.isprintable()):
+        raise SettingsError(
+            f"user {name!r:.80} is no name; valid: 1 to 64 printable characters, no space and none of : + # / %"
+        )
     if not password:
         raise SettingsError("the password is empty; valid: at least one character")
-    line = f"{name}:{Scrypt.of(password.encode())}:{mosquitto_hash(password.encode())}"
+    try:
+        secret = password.encode()
+    except UnicodeEncodeError:  # what Python makes of other bytes on standard input
+        raise SettingsError("the password is no text in UTF-8") from None
+    line = f"{name}:{Scrypt.of(secret)}:{mosquitto_hash(secret)}"
     with _changing(path):
         _write(path, [*_others(path, name, missing_ok=True), line])
 

@@ -204,7 +204,5 @@ class Tap(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
         self._others.discard(self)
+        # The MQTT connection is told by the handler, after what has been received: it may end in a DISCONNECT.
         self._http.connection_lost(exc)
-        if self._connection is not None:
-            # The connection is told by the handler, after what has been received: it may end in a DISCONNECT.
-            self._websocket.lost()

@@ -15,6 +15,10 @@ from broker.fields import Buffer
 HEADROOM_BYTES = 1 << 16
 """What may come beside the packets that are bounded: HTTP's headers, headers of frames, a packet or two more."""
 
+TURN_BYTES = 1 << 12
+"""After how many bytes of a client's frames others have their turn: many small messages may be there at once."""
+
+_HEAD_BYTES = 6  # of the shortest frame from a client
 _FINAL_BINARY = 0x82
 
 
@@ -45,10 +49,10 @@ class WebSocketTransport(asyncio.Transport):
         self._connection = connection
         self._hang_up = hang_up
         self._unanswered_bytes = unanswered_bytes
-        self._received_bytes = 0
+        self._received_bytes = self._turn_bytes = 0
         self._answered = False
         self._closing = False
-        self._lost = False
+        self._aborted = False
         self._reading = asyncio.Event()
         self._reading.set()
 
@@ -68,7 +72,8 @@ class WebSocketTransport(asyncio.Transport):
             self._hang_up()
 
     def abort(self) -> None:
-        self._closing = True
+        self._closing = self._aborted = True
+        self._reading.set()
         self._carrier.abort()
 
     def is_closing(self) -> bool:
@@ -108,20 +113,22 @@ class WebSocketTransport(asyncio.Transport):
             self._connection.buffer_updated(0)
 
     async def feed(self, message: bytes) -> None:
-        """Hand a binary message to the connection, waiting wherever it does not want to read."""
+        """Hand a binary message to the connection, waiting wherever it does not want to read.
+
+        On return it has handled all of it, whatever has become of the connection below: the last packet may be a
+        DISCONNECT.
+        """
         rest = memoryview(message)
-        while len(rest):
-            await self._reading.wait()
-            if self._lost:
-                return
+        while len(rest) and not self._aborted:
             room = memoryview(self._connection.get_buffer(len(rest)))
             size = min(len(room), len(rest))
             room[:size] = rest[:size]
             self._connection.buffer_updated(size)
             rest = rest[size:]
-
-    def lost(self) -> None:
-        """The connection below is gone: what waits to be read waits no more."""
-        if not self._reading.is_set():
-            self._lost = True
-            self._reading.set()
+            # It may have stopped again before this task goes on.
+            while not self._reading.is_set() and not self._aborted:
+                await self._reading.wait()
+        self._turn_bytes += _HEAD_BYTES + len(message)
+        if self._turn_bytes >= TURN_BYTES:
+            self._turn_bytes = 0
+            await asyncio.sleep(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ async def bench_soak(
 
     Raises BrokerError where the broker ends or cannot be connected to, SettingsError for too few samples.
     """
+    if not math.isfinite(60 * minutes / every_s):
+        raise SettingsError(f"{minutes:g} minutes with samples of {every_s:g} s: no time that ends; valid: numbers")
     if round(60 * minutes / every_s) < LEAST_SAMPLES:
         raise SettingsError(f"{minutes:g} minutes: too short; valid: {LEAST_SAMPLES} samples of {every_s:g} s or more")
     async with started(broker) as subject:

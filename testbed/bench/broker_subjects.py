@@ -77,6 +77,8 @@ SUBJECTS: dict[str, Callable[[str, Path], AbstractAsyncContextManager[Subject]]]
 @asynccontextmanager
 async def started(name: str) -> AsyncIterator[Subject]:
     """A fresh broker of that name, ended with the context."""
+    if name not in SUBJECTS:
+        raise SettingsError(f"broker {name!r} is unknown; valid: one of {', '.join(SUBJECTS)}")
     with tempfile.TemporaryDirectory(prefix="splitcom-bench-") as folder:
         async with SUBJECTS[name](name, Path(folder)) as subject:
             yield subject
@@ -89,9 +91,11 @@ def installed() -> list[str]:
 
 
 def check(names: list[str]) -> None:
-    """SettingsError for a broker that is not installed."""
+    """SettingsError for a broker that is not installed, or named twice."""
     able = installed()
     for name in names:
+        if names.count(name) > 1:
+            raise SettingsError(f"{name} is named more than once; valid: each broker once")
         if name not in able:
             raise SettingsError(f"{name} is not installed; valid here: {', '.join(able)}")
 

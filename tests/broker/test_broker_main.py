@@ -95,6 +95,16 @@ def test_an_attached_broker_ends_with_its_parent() -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.parametrize("redirected", ["</dev/null", "<&-", "<pyproject.toml"])
+def test_an_input_that_cannot_end_is_refused(redirected: str) -> None:
+    command = f"exec {sys.executable} -m broker --attached --port 0 {redirected}"
+    done = subprocess.run(
+        command, shell=True, capture_output=True, text=True, cwd=ROOT, env=environment(), timeout=PATIENCE_S
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --attached: standard input is closed or a file; valid: a pipe or a terminal\n"
+
+
 def test_without_events_it_writes_lines_for_people() -> None:
     with program("--port", "0") as process:
         assert process.stderr is not None

@@ -38,8 +38,8 @@ from tests.broker.planes import (
     chunks,
     next_of,
     play,
-    until,
 )
+from tests.broker.raw import until
 
 everywhere = pytest.mark.parametrize("plane", EVERYWHERE, indirect=True)
 

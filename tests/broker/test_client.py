@@ -16,7 +16,7 @@ from broker.channel import Channel, ChannelConfig
 from broker.client import MqttChannel
 from broker.errors import ConnectError, DeadlineError
 from broker.held import HELD
-from broker.messages import ActivationUp, Failure, GradientDown, State, StepRefused
+from broker.messages import ActivationUp, Failure, GradientDown, State, StepRefused, UpHeld
 from broker.packets import V5, Connack, Connect, Pingreq, Pingresp, Puback, Publish, Suback, Subscribe
 from broker.server import Broker, BrokerConfig
 from tests.broker import planes
@@ -33,9 +33,9 @@ from tests.broker.planes import (
     next_of,
     play,
     refusing_mqtt_5,
-    until,
 )
 from tests.broker.rabbitmq import RabbitMQ
+from tests.broker.raw import until
 from tests.broker.relay import Relay
 
 over_mqtt = pytest.mark.parametrize("plane", OVER_MQTT, indirect=True)
@@ -297,6 +297,61 @@ def test_what_ends_tell_each_other_is_said_again_where_the_broker_refused_it() -
             broker.writer.close()
             await agent.__aexit__(ZeroDivisionError, None, None)
             await asyncio.wait([serving])
+
+    asyncio.run(main())
+
+
+def test_an_end_says_again_that_it_is_back_where_the_broker_refused_it() -> None:
+    async def main() -> None:
+        async with asyncio.timeout(30), listening(V5) as (port, made), asyncio.TaskGroup() as serving:
+            agent = MqttChannel(RUN, "a", "127.0.0.1", port)
+            entering = serving.create_task(agent.__aenter__())
+            states: list[bytes] = []
+
+            def answer(packet: Publish) -> Puback:
+                if packet.topic.endswith("/state"):
+                    states.append(bytes(packet.payload))
+                    return Puback(packet.packet_id, 0x97 if len(states) == 2 else 0)
+                return Puback(packet.packet_id)
+
+            first = await made.get()
+            await introduced(first)
+            serving.create_task(serve(first, answer))
+            await entering
+            first.writer.close()
+            second = await made.get()
+            await introduced(second)
+            serving.create_task(serve(second, answer))
+            await until(lambda: len(states) == 3)
+            assert states[1] == states[2]
+            second.writer.close()
+            await agent.__aexit__(ZeroDivisionError, None, None)
+
+    asyncio.run(main())
+
+
+def test_what_was_lost_is_sent_until_the_broker_takes_it_again() -> None:
+    async def main() -> None:
+        async with asyncio.timeout(30), listening(V5) as (port, made), asyncio.TaskGroup() as serving:
+            agent = MqttChannel(RUN, "a", "127.0.0.1", port)
+            entering = serving.create_task(agent.__aenter__())
+            sent: list[bytes] = []
+
+            def answer(packet: Publish) -> Puback:
+                again = packet.topic.endswith("/info")
+                sent.extend([bytes(packet.payload)] * again)
+                return Puback(packet.packet_id, 0x97 if again and len(sent) == 2 else 0)
+
+            broker = await made.get()
+            await introduced(broker)
+            serving.create_task(serve(broker, answer))
+            await entering
+            await agent.send("server", HELLO)
+            agent._peer_has("server", UpHeld(agent.boot, True, [], []))
+            await until(lambda: len(sent) == 3)
+            assert len(set(sent)) == 1
+            broker.writer.close()
+            await agent.__aexit__(ZeroDivisionError, None, None)
 
     asyncio.run(main())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import signal
 import subprocess
@@ -16,10 +17,12 @@ import msgpack
 import pytest
 
 from broker import wire
+from broker.arrivals import Arrivals
 from broker.channel import Channel, ChannelConfig, Malformed
 from broker.client import MqttChannel
 from broker.credit import UNCONFIRMED_BYTES, share
 from broker.endpoint import Endpoint
+from broker.errors import BrokerError
 from broker.memory import MemoryHub
 from broker.messages import ActivationUp, DownHeld, End, Failure, GradientDown, State
 from broker.mqtt_connection import MqttConnection
@@ -234,6 +237,78 @@ def test_a_new_server_for_which_few_agents_are_left_allows_each_all_again() -> N
                 await until(lambda: agent._limit == UNCONFIRMED_BYTES)
 
     asyncio.run(main())
+
+
+def test_an_agent_that_was_away_while_others_left_is_allowed_all_again() -> None:
+    async def main() -> None:
+        hub = MemoryHub(CONFIG)
+        async with asyncio.timeout(20), hub.server(RUN) as server, hub.agent("a", RUN) as agent:
+            async with AsyncExitStack() as stack:
+                for n in range(7):
+                    await stack.enter_async_context(hub.agent(f"b{n}", RUN))
+                await until(lambda: agent._limit < UNCONFIRMED_BYTES)
+                await agent.send("server", State("offline", agent.boot))
+            await until(lambda: server._share == UNCONFIRMED_BYTES)
+            agent._announce()
+            await until(lambda: agent._limit == UNCONFIRMED_BYTES)
+
+    asyncio.run(main())
+
+
+def test_a_message_that_is_too_large_for_its_receiver_ends_alone() -> None:
+    small = ChannelConfig(timeout_s=40.0, max_message_bytes=1 << 16)
+
+    async def main() -> None:
+        async with (
+            asyncio.timeout(20),
+            Broker(BrokerConfig(port=0)) as broker,
+            MqttChannel(RUN, "server", *broker.address, CONFIG) as server,
+            MqttChannel(RUN, "a", *broker.address, small) as agent,
+        ):
+            with pytest.raises(BrokerError, match="a refused GradientDown"):
+                await server.send("a", GradientDown(1, bytes(3 * MIB), 0.0))
+            await server.send("a", GradientDown(2, b"", 0.0))
+            assert "is over the limit of 65536" in (await next_of(agent)).reason
+            assert await next_of(agent) == GradientDown(2, b"", 0.0)
+
+    asyncio.run(main())
+
+
+def test_messages_that_are_too_large_leave_place_for_others() -> None:
+    small = ChannelConfig(timeout_s=40.0, max_message_bytes=1 << 16)
+
+    async def main() -> None:
+        async with (
+            asyncio.timeout(20),
+            Broker(BrokerConfig(port=0)) as broker,
+            MqttChannel(RUN, "server", *broker.address, small) as server,
+            MqttChannel(RUN, "a", *broker.address, CONFIG) as agent,
+        ):
+            refused = ActivationUp(1, 0, bytes(100_000), b"", -1, [])
+            for _ in range(2 * UNCONFIRMED_BYTES // len(refused.packet)):
+                with contextlib.suppress(BrokerError):  # whether it is refused before the broker has all of it
+                    await agent.send("server", refused)
+                assert isinstance(await next_of(server), Malformed)
+            assert agent._lane("server", "up")._unconfirmed < UNCONFIRMED_BYTES
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("lost", [1000, 1500])
+def test_the_peer_hears_of_all_that_has_come_though_every_word_of_it_was_lost(lost: int) -> None:
+    target = Arrivals(MIB, {Failure.code, End.code})
+
+    def take(number: int) -> None:
+        [(header, body)] = wire.split((Failure.code, End.code)[number % 2], 7, number, b"", 1 << 16)
+        target.add(wire.parse(header + bytes(body)))
+
+    for number in range(lost):
+        take(number)
+    named = set(target.word(resume=True)[0])
+    for number in set(range(lost)) - named:
+        take(number)
+    named.update(target.word(resume=False)[0])
+    assert named == set(range(lost))
 
 
 def test_the_peer_that_was_not_heard_for_longest_makes_place_for_a_new_one() -> None:

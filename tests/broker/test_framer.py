@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.buffer_pool import BufferPool
-from broker.framer import SCRATCH_BYTES, Framer
+from broker.framer import BELIEVED_BYTES, SCRATCH_BYTES, Framer
 from broker.packet_encoder import encode
 from broker.packets import V5, Publish
 
@@ -126,3 +126,21 @@ def test_the_next_packet_may_be_longer_than_expected() -> None:
     assert feed(framer, longer[:at]) == []
     (body,) = feed(framer, longer[at:])
     assert bytes(body) == longer[4:]
+
+
+@given(st.lists(st.integers(SCRATCH_BYTES // 2, 3 * BELIEVED_BYTES), min_size=2, max_size=4))
+def test_what_has_come_reserves_no_more_than_a_claim_for_what_follows(sizes: list[int]) -> None:
+    framer = Framer(memoryview(bytearray(SCRATCH_BYTES)), 1 << 28, BufferPool(1 << 25))
+    for size in sizes:
+        packet, at = large(size), 0
+        got: list[memoryview] = []
+        while at < len(packet):
+            room = framer.buffer()
+            assert at or len(room) <= BELIEVED_BYTES
+            taken = min(len(room), len(packet) - at)
+            room[:taken] = packet[at : at + taken]
+            at += taken
+            got += [body for _, body in framer.received(taken)]
+        (body,) = got
+        assert len(body) > size
+        assert packet.endswith(body)

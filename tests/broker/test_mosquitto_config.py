@@ -258,6 +258,8 @@ def test_mosquittos_own_command_would_have_made_the_same_kind_of_hash(tmp_path: 
         ({"tls_require": False}, "tls_require: mosquitto takes certificates from all clients or from none"),
         ({"users": "{users}"}, "users: with tls_require mosquitto asks for no passwords"),
         ({"acl": "missing"}, "acl: missing: No such file"),
+        ({"tls_key": "missing"}, "tls_key: missing: No such file"),
+        ({"tls_crl": "missing"}, "tls_crl: missing: No such file"),
     ],
 )
 def test_what_mosquitto_cannot_have_is_named(values: Any, problem: str, tmp_path: Path, lab: Lab) -> None:

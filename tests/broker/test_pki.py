@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import shutil
 import stat
 import subprocess
@@ -199,7 +200,7 @@ def test_a_name_that_no_device_can_have_is_refused(name: str, pki: Pki) -> None:
         pki.issue(name)
 
 
-@pytest.mark.parametrize("days", [-1, 4000])
+@pytest.mark.parametrize("days", [-1, 0, 4000])
 def test_a_validity_beyond_the_authoritys_is_refused(days: int, pki: Pki) -> None:
     with pytest.raises(SettingsError, match="out of range; valid: 1 to 3652"):
         pki.issue("agent0", days)
@@ -212,6 +213,19 @@ def test_a_directory_that_is_none_of_ours_is_named(tmp_path: Path, pki: Pki) -> 
         (pki.directory / name).write_text("{}")
         with pytest.raises(SettingsError, match=problem):
             Pki(pki.directory)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("serial", "xyz"), ("serial", 7), ("not_after", "soon"), ("revoked", "2026-01-01T00:00:00")]
+)
+def test_an_index_that_cannot_be_used_is_named_before_anything_is_written(key: str, value: object, pki: Pki) -> None:
+    index = json.loads((pki.directory / "index.json").read_text())
+    index["issued"][0][key] = value
+    (pki.directory / "index.json").write_text(json.dumps(index))
+    before = {path: path.read_bytes() for path in pki.directory.iterdir()}
+    with pytest.raises(SettingsError, match="holds no index"):
+        pki.issue("agent0")
+    assert {path: path.read_bytes() for path in pki.directory.iterdir()} == before
 
 
 def test_bad_hosts_and_names_are_refused_before_anything_is_written(tmp_path: Path) -> None:

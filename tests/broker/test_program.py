@@ -72,6 +72,15 @@ def test_an_attached_program_ends_with_its_standard_input() -> None:
     assert (output, process.returncode) == ("cleaned up\n", INTERRUPTED)
 
 
+def test_an_input_that_cannot_end_is_refused() -> None:
+    command = [sys.executable, "-c", WORKER, "attached"]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE_S
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1].startswith("broker.errors.SettingsError: --attached: standard input is closed")
+
+
 @pytest.mark.parametrize(
     ("error", "line", "status"),
     [
@@ -113,7 +122,7 @@ def go(number: int) -> None:
     ("arguments", "said"),
     [
         (["--bogus"], "'--bogus'"),
-        (["stay"], "'stay'"),
+        (["stay"], "'stay'; valid: go"),
         (["go", "--number", "x"], "'--number'"),
         (["go"], "'--number'"),
         (["go", "--numbre", "1"], "'--numbre'. Did you mean '--number'?"),
@@ -146,9 +155,12 @@ def test_events_for_a_person_are_lines_on_standard_error(capsys: pytest.CaptureF
     emit({"event": "begin", "clients": ["a", "b"], "perplexity": 431.22746655142817, "counts": {"of": "a machine"}})
     emit({"event": "warning", "text": "step 3 refused"})
     emit({"event": "stopped", "ledger": {}})
+    emit({"event": "reloaded"})
     said, errors = capsys.readouterr()
     assert said == ""
-    assert errors == "server: begin: clients=a,b perplexity=431.227\nserver: warning: step 3 refused\n"
+    assert (
+        errors == "server: begin: clients=a,b perplexity=431.227\nserver: warning: step 3 refused\nserver: reloaded\n"
+    )
 
 
 def test_a_flag_that_was_not_given_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,13 +11,14 @@ import pytest
 from broker.application_message import Message
 from broker.counters import Totals
 from broker.packets import Pingreq, Pingresp, Puback, Publish, Request, Suback, Subscribe, Unsuback, Unsubscribe
-from broker.properties import NO_PROPERTIES
+from broker.properties import NO_PROPERTIES, Property
+from broker.reasons import Reason
 from broker.replays import MOST_WAITING, PAGE_LOOKS, TURN_LOOKS
 from broker.retained import Retained
 from broker.router import Router
 from broker.session import Session
 from tests.broker.raw import RawClient, connected, publish
-from tests.broker.serving import VERSIONS, kept, serving
+from tests.broker.serving import VERSIONS, kept, reasons, serving
 from tests.broker.test_session import Sink
 
 MANY = 3 * MOST_WAITING
@@ -179,6 +180,21 @@ def test_a_session_that_ends_leaves_nothing_behind() -> None:
         assert (replays._pending, replays._line, scene.session.when_idle) == ({}, {}, None)
 
     play(scenario())
+
+
+def test_a_client_that_ends_at_the_answer_to_its_subscription_leaves_nothing_behind() -> None:
+    requests = tuple(Request(f"t/{number}") for number in range(50))
+
+    async def scenario() -> None:
+        async with serving() as broker:
+            limit = {Property.MAXIMUM_PACKET_SIZE: 40}  # which SUBACK exceeds
+            async with connected(broker.address, "c", properties=limit) as client:
+                await client.send(Subscribe(1, requests))
+                assert reasons(await client.ended()) == [Reason.PACKET_TOO_LARGE]
+            replays = broker._registry.router._replays
+            assert (broker._registry.sessions, replays._pending, replays._line) == ({}, {}, {})
+
+    asyncio.run(scenario())
 
 
 async def fill(client: RawClient, count: int) -> None:

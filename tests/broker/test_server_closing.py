@@ -48,6 +48,15 @@ def test_an_address_of_another_machine_is_named_with_the_reason() -> None:
     asyncio.run(scenario())
 
 
+def test_what_is_no_name_of_a_host_is_named() -> None:
+    async def scenario() -> None:
+        with pytest.raises(ConnectError, match=r"cannot listen on '\.\.', which is no name of a host"):
+            async with Broker(BrokerConfig(host="..", port=0, insecure=True)):
+                pass
+
+    asyncio.run(scenario())
+
+
 def test_counters_are_the_bytes_of_the_tcp_connections_and_survive_them() -> None:
     async def scenario() -> None:
         async with serving() as broker:

@@ -14,7 +14,7 @@ import pytest
 
 from broker.errors import SettingsError
 from broker.packet_encoder import encode
-from broker.packets import V5, Connack, Connect, Disconnect, Pingreq, Pingresp, Puback, Publish
+from broker.packets import V5, Connack, Connect, Disconnect, Pingreq, Pingresp, Puback, Publish, Will
 from broker.pki import Pki
 from broker.reasons import Reason
 from broker.server import Broker, BrokerConfig
@@ -355,6 +355,8 @@ def test_a_broker_that_is_closed_says_so_over_tls(lab: Lab) -> None:
         ({"tls_key": "text"}, "tls_key: text holds no PEM"),
         ({"tls_ca": "text"}, "tls_ca: text holds no PEM"),
         ({"tls_crl": "text"}, "tls_crl: text holds no PEM"),
+        ({"tls_ca": "revocations"}, "tls_ca: revocations holds no certificate"),
+        ({"tls_crl": "authority"}, "tls_crl: authority holds no list of revoked certificates"),
         ({"tls_key": "other"}, "tls_key: other is not the key of"),
         ({"tls_key": "locked"}, "tls_key: locked is locked with a passphrase"),
         ({"tls_certificate": "torn"}, "tls_certificate: torn"),
@@ -367,6 +369,8 @@ def test_a_file_that_cannot_be_used_is_named_with_what_is_wrong(
     Path("text").write_text("hello\n")
     Path("other").write_bytes(lab.pki.path("agent0", "key").read_bytes())
     Path("locked").write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n")
+    Path("revocations").write_bytes(lab.pki.revocations.read_bytes())
+    Path("authority").write_bytes(lab.pki.path("ca", "crt").read_bytes())
     Path("torn").write_bytes(lab.pki.path("broker", "crt").read_bytes()[:200])
     with pytest.raises(SettingsError) as caught:
         server_context(lab.tls(**change))
@@ -388,5 +392,27 @@ def test_a_certificate_that_is_not_good_yet_does_not_get_in(tmp_path: Path) -> N
     async def scenario() -> None:
         async with Broker(tls(pki)) as broker:
             assert await reaches(broker.address, context(pki, "early"), "early") is None
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("count", [5_000, 60_000])
+def test_all_that_came_before_a_clients_goodbye_is_handled(count: int, lab: Lab) -> None:
+    async def scenario() -> None:
+        async with Broker(lab.tls(tls_require=False)) as broker, AsyncExitStack() as stack:
+            watch = await stack.enter_async_context(opened(broker.address, lab.context()))
+            assert await introduce(watch, "watch") == 0
+            await watch.subscribe("#")
+            async with opened(broker.address, lab.context()) as client:
+                await client.send(Connect("c", V5, will=Will("will")))
+                await client.expect(Connack)
+                await client.send(*(publish("t", b"%d" % number) for number in range(count)), Disconnect())
+            for number in range(count):
+                packet = await watch.expect(Publish)
+                assert (packet.topic, bytes(packet.payload)) == ("t", b"%d" % number)
+            await until(lambda: "c" not in broker._registry.sessions)
+            await asyncio.sleep(0)  # a will would be sent in the turn after that
+            broker.publish("after", b"")
+            assert (await watch.expect(Publish)).topic == "after"
 
     asyncio.run(scenario())

@@ -157,7 +157,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         set_password(tmp_path / "nowhere" / "users", "alice", "wonder")
 
 
-@pytest.mark.parametrize("name", ["", "a:b", "a b", "a+", "#a", "a/b", "%u", "x" * 65])
+@pytest.mark.parametrize("name", ["", "a:b", "a b", "a+", "#a", "a/b", "%u", "x" * 65, "\udcff"])
 def test_a_name_that_rules_could_not_hold_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="is no name"):
         set_password(tmp_path / "users", name, "wonder")
@@ -166,7 +166,7 @@ def test_a_name_that_rules_could_not_hold_is_refused(name: str, tmp_path: Path) 
 
 def passwd(*arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "broker", "passwd", *arguments]
-    return subprocess.run(command, input=typed, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, input=typed, capture_output=True, text=True, errors="surrogateescape", timeout=60)
 
 
 def test_the_command_takes_the_password_from_standard_input(tmp_path: Path) -> None:
@@ -194,6 +194,7 @@ def test_commands_that_run_at_the_same_time_lose_no_user(tmp_path: Path) -> None
         (("a b", "--stdin"), "wonder\n", "'a b' is no name"),
         (("alice", "--delete"), "", "No such file"),
         ((), "", "Missing argument 'NAME'"),
+        (("alice", "--stdin"), "\udcff\n", "the password is no text in UTF-8"),
     ],
 )
 def test_the_command_says_in_one_line_what_is_wrong(
@@ -204,3 +205,14 @@ def test_the_command_says_in_one_line_what_is_wrong(
     assert done.stderr.startswith("error: ")
     assert problem in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_without_a_terminal_the_command_says_how_else(tmp_path: Path) -> None:
+    """In a session of its own a process has none."""
+    command = [sys.executable, "-m", "broker", "passwd", str(tmp_path / "users"), "alice"]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, start_new_session=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: no terminal to ask for the password; valid: --stdin\n"
+    assert not (tmp_path / "users").exists()

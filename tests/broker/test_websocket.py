@@ -21,11 +21,11 @@ from broker.packets import V5, Connack, Connect, Disconnect, Puback, Publish, Re
 from broker.reasons import Reason
 from broker.server import Broker, BrokerConfig
 from broker.thread import BrokerThread
-from broker.websocket import binary_header
+from broker.websocket import TURN_BYTES, WebSocketTransport, binary_header
 from tests.broker.lab import Lab
 from tests.broker.raw import PATIENCE_S, connected, publish, until
 from tests.broker.serving import VERSIONS, reasons
-from tests.broker.websockets import connected_websocket, open_websocket, web
+from tests.broker.websockets import connected_websocket, frame_head, open_websocket, upgraded, web
 
 
 @pytest.mark.parametrize(
@@ -212,6 +212,91 @@ def test_the_will_is_sent_unless_the_client_says_goodbye(manner: str) -> None:
             broker.publish("after", b"")
             topics = [(await watch.expect(Publish)).topic for _ in range(2)]
             assert topics == (["last", "after"] if manner == "disconnects" else ["will", "after"])
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("goodbye", [b"", frame_head(2, opcode=8) + b"\x03\xe8"], ids=["vanishes", "closes"])
+def test_all_that_came_before_the_end_of_a_connection_is_handled(goodbye: bytes) -> None:
+    count = 5_000
+    stream = b"".join(encode(publish("t", b"%d" % number), V5) for number in range(count)) + encode(Disconnect(), V5)
+    connect = encode(Connect("c", V5, will=Will("will")), V5)
+
+    async def scenario() -> None:
+        async with web() as broker, connected(broker.address, "watch") as watch, upgraded(broker) as (reader, writer):
+            await watch.subscribe("#")
+            writer.write(frame_head(len(connect)) + connect)
+            assert await reader.read(100)
+            writer.write(frame_head(len(stream)) + stream + goodbye)
+            writer.close()
+            for number in range(count):
+                packet = await watch.expect(Publish)
+                assert (packet.topic, bytes(packet.payload)) == ("t", b"%d" % number)
+            await until(lambda: "c" not in broker._registry.sessions)
+            await asyncio.sleep(0)  # a will would be sent in the turn after that
+            broker.publish("after", b"")
+            assert (await watch.expect(Publish)).topic == "after"
+
+    asyncio.run(scenario())
+
+
+def test_nothing_is_handed_to_a_connection_that_goes_on_and_stops_again_in_one_turn() -> None:
+    class Stopping(asyncio.BufferedProtocol):
+        """Takes one piece in three turns, and stops for each of them."""
+
+        handled = turns = 0
+
+        def get_buffer(self, sizehint: int) -> memoryview:
+            assert transport.is_reading()
+            return memoryview(bytearray(10))
+
+        def buffer_updated(self, nbytes: int) -> None:
+            self.handled += nbytes
+            self.turns = 0
+            self.stop()
+
+        def stop(self) -> None:
+            transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self.go_on)
+
+        def go_on(self) -> None:
+            transport.resume_reading()
+            self.turns += 1
+            if self.turns < 3:
+                self.stop()
+
+    connection = Stopping()
+    transport = WebSocketTransport(asyncio.Transport(), connection, lambda: None, 0)
+
+    async def scenario() -> None:
+        await transport.feed(bytes(35))
+        assert (connection.handled, connection.turns) == (35, 3)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("message", [b"", b"\xc0\0", 255 * b"\xc0\0"], ids=["empty", "one packet", "many packets"])
+def test_messages_that_are_there_at_once_leave_others_their_turn(message: bytes) -> None:
+    class Reading(asyncio.BufferedProtocol):
+        def get_buffer(self, sizehint: int) -> memoryview:
+            return memoryview(bytearray(sizehint))
+
+    transport = WebSocketTransport(asyncio.Transport(), Reading(), lambda: None, 0)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async def scenario() -> None:
+        other = asyncio.create_task(others())
+        count = 10 * TURN_BYTES // (len(message) + len(frame_head(0)))
+        for _ in range(count):
+            await transport.feed(message)
+        other.cancel()
+        assert 8 <= turns <= 10
 
     asyncio.run(scenario())
 

@@ -140,5 +140,6 @@ def test_unknown_names_are_refused(arguments: list[str], said: str) -> None:
 def test_a_broker_that_is_not_installed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(broker_subjects, "find_mosquitto", lambda: None)
+    check_refused(invoke("--brokers", "embedded,embedded"), "embedded is named more than once; valid: each broker once")
     check_refused(invoke("--brokers", "embedded,mosquitto"), "mosquitto is not installed; valid here: embedded")
     assert installed() == ["embedded"]

@@ -137,6 +137,12 @@ def test_a_broker_that_dies_ends_the_soak_at_once(monkeypatch: pytest.MonkeyPatc
     ("arguments", "said"),
     [
         (["--minutes", "0.1"], "0.1 minutes: too short; valid: 4 samples of 10 s or more"),
+        (["--minutes", "inf"], "inf minutes with samples of 10 s: no time that ends; valid: numbers"),
+        (["--minutes", "nan"], "nan minutes with samples of 10 s: no time that ends; valid: numbers"),
+        (
+            ["--broker", "embedded,mosquitto"],
+            "broker 'embedded,mosquitto' is unknown; valid: one of embedded, mosquitto",
+        ),
         (["--broker", "emqx"], "--broker: 'emqx' is unknown; valid: embedded, mosquitto, amqtt"),
     ],
 )
