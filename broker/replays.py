@@ -82,7 +82,7 @@ class Replays:
         self._advance()
 
     def _go_on(self, session: Session) -> None:
-        """Bring one page, and decide when it is this session's turn again."""
+        """Bring one page, and decide when the session is due again."""
         pending = self._pending[session]
         topic_filter, replay = next(iter(pending.items()))
         if session.outlet is None or not self._bring_page(session, session.subscriptions[topic_filter], replay):

@@ -10,10 +10,10 @@ import aiomqtt
 import pytest
 
 from broker.authority import Authority
-from broker.packets import V5, V311, Connack, Disconnect, Packet
+from broker.packets import V5, V311, Connack, Disconnect, Packet, Publish
 from broker.properties import Property
 from broker.server import Broker, BrokerConfig
-from tests.broker.raw import PATIENCE_S
+from tests.broker.raw import PATIENCE_S, RawClient, until
 
 FOREVER = {Property.SESSION_EXPIRY: 3600}
 VERSIONS = pytest.mark.parametrize("version", [V311, V5])
@@ -47,3 +47,14 @@ def reasons(packets: Iterable[Packet]) -> list[int]:
         assert isinstance(packet, Connack | Disconnect), packet
         found.append(packet.reason)
     return found
+
+
+async def has_all_and_no_will(broker: Broker, watch: RawClient, count: int) -> None:
+    """The watcher gets the messages 0 to `count` of a client `c` that has said goodbye, and then nothing of it."""
+    for number in range(count):
+        packet = await watch.expect(Publish)
+        assert (packet.topic, bytes(packet.payload)) == ("t", b"%d" % number)
+    await until(lambda: "c" not in broker._registry.sessions)
+    await asyncio.sleep(0)  # a will would be sent in the turn after that
+    broker.publish("after", b"")
+    assert (await watch.expect(Publish)).topic == "after"

@@ -21,7 +21,7 @@ from broker.server import Broker, BrokerConfig
 from broker.tls import client_context, server_context
 from tests.broker.lab import BOTH, Address, Lab, context, introduce, opened, play, reaches, tls
 from tests.broker.raw import PATIENCE_S, publish, until
-from tests.broker.serving import FOREVER
+from tests.broker.serving import FOREVER, has_all_and_no_will
 
 RUN = "sc/1/run"
 AGENT0, AGENT1, SERVER = "sc-run-agent0", "sc-run-agent1", "sc-run-server"
@@ -407,12 +407,6 @@ def test_all_that_came_before_a_clients_goodbye_is_handled(count: int, lab: Lab)
                 await client.send(Connect("c", V5, will=Will("will")))
                 await client.expect(Connack)
                 await client.send(*(publish("t", b"%d" % number) for number in range(count)), Disconnect())
-            for number in range(count):
-                packet = await watch.expect(Publish)
-                assert (packet.topic, bytes(packet.payload)) == ("t", b"%d" % number)
-            await until(lambda: "c" not in broker._registry.sessions)
-            await asyncio.sleep(0)  # a will would be sent in the turn after that
-            broker.publish("after", b"")
-            assert (await watch.expect(Publish)).topic == "after"
+            await has_all_and_no_will(broker, watch, count)
 
     asyncio.run(scenario())

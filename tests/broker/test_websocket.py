@@ -24,7 +24,7 @@ from broker.thread import BrokerThread
 from broker.websocket import TURN_BYTES, WebSocketTransport, binary_header
 from tests.broker.lab import Lab
 from tests.broker.raw import PATIENCE_S, connected, publish, until
-from tests.broker.serving import VERSIONS, reasons
+from tests.broker.serving import VERSIONS, has_all_and_no_will, reasons
 from tests.broker.websockets import connected_websocket, frame_head, open_websocket, upgraded, web
 
 
@@ -229,13 +229,7 @@ def test_all_that_came_before_the_end_of_a_connection_is_handled(goodbye: bytes)
             assert await reader.read(100)
             writer.write(frame_head(len(stream)) + stream + goodbye)
             writer.close()
-            for number in range(count):
-                packet = await watch.expect(Publish)
-                assert (packet.topic, bytes(packet.payload)) == ("t", b"%d" % number)
-            await until(lambda: "c" not in broker._registry.sessions)
-            await asyncio.sleep(0)  # a will would be sent in the turn after that
-            broker.publish("after", b"")
-            assert (await watch.expect(Publish)).topic == "after"
+            await has_all_and_no_will(broker, watch, count)
 
     asyncio.run(scenario())
 
