@@ -21,7 +21,7 @@ from broker.login import Login, RefusedError
 from broker.messages import Credit, DownHeld, Share, State, UpHeld
 from broker.mqtt_connection import MqttConnection
 from broker.outgoing import AGAIN_S, OWN, Chunk, add_chunk
-from broker.tcpinfo import Traffic, summed
+from broker.tcpinfo import Summed
 from broker.topics import PROTOCOL, SERVER
 from broker.versions import Versions
 
@@ -65,7 +65,7 @@ class MqttChannel(Endpoint):
         self._connection: MqttConnection | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._unacknowledged: dict[asyncio.Future[None], Chunk] = {}
-        self._ended: list[Traffic] = []
+        self._ended = Summed()
 
     def tcp(self) -> dict[str, Any]:
         """Application bytes of this end's TCP connections so far.
@@ -73,8 +73,8 @@ class MqttChannel(Endpoint):
         `sent_bytes` and `received_bytes` as this end's kernel counts them; `peer_sent_bytes` and `peer_received_bytes`
         the same two directions as the broker's end counts them, None where it is not visible; `connections`.
         """
-        traffic = [*self._ended] + ([self._connection.traffic()] if self._connection else [])
-        return summed(traffic)
+        ended, connection = self._ended, self._connection
+        return (ended if connection is None else ended.plus(connection.traffic())).named()
 
     @property
     def filters(self) -> list[str]:
@@ -179,7 +179,7 @@ class MqttChannel(Endpoint):
                 await connection.subscribe(self.filters)
             except BaseException as error:
                 connection.abort()
-                self._ended.append(connection.traffic())
+                self._ended = self._ended.plus(connection.traffic())
                 if not isinstance(error, RefusedError):
                     raise
                 if not self._versions.refused(protocol, error):
@@ -237,7 +237,7 @@ class MqttChannel(Endpoint):
 
     def _retire(self) -> None:
         if self._connection is not None:
-            self._ended.append(self._connection.traffic())
+            self._ended = self._ended.plus(self._connection.traffic())
             self._connection = None
             self._held.missed = False
 

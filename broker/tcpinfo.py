@@ -21,7 +21,7 @@ import socket
 import struct
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 if sys.platform == "linux":
     import fcntl
@@ -77,14 +77,24 @@ def traffic(sock: socket.socket) -> Traffic:
     return (sent, received, peer.received, peer.sent) if peer else (sent, received, None, None)
 
 
-def summed(connections: list[Traffic]) -> dict[str, int | None]:
-    """The traffic of several connections by name, and their number; None where one of them does not tell."""
-    keys = ("sent_bytes", "received_bytes", "peer_sent_bytes", "peer_received_bytes")
-    sums: dict[str, int | None] = {"connections": len(connections)}
-    for number, key in enumerate(keys):
-        known = [count for each in connections if (count := each[number]) is not None]
-        sums[key] = sum(known) if len(known) == len(connections) else None
-    return sums
+class Summed(NamedTuple):
+    """The traffic of several connections; a count is None where one of them does not tell."""
+
+    connections: int = 0
+    counts: Traffic = (0, 0, 0, 0)
+
+    def plus(self, traffic: Traffic) -> Summed:
+        """With one connection more."""
+        sent, received, *peer = self.counts
+        peer_sent, peer_received = (
+            None if a is None or b is None else a + b for a, b in zip(peer, traffic[2:], strict=True)
+        )
+        return Summed(self.connections + 1, (sent + traffic[0], received + traffic[1], peer_sent, peer_received))
+
+    def named(self) -> dict[str, int | None]:
+        """The counts by name."""
+        keys = ("sent_bytes", "received_bytes", "peer_sent_bytes", "peer_received_bytes")
+        return {"connections": self.connections, **dict(zip(keys, self.counts, strict=True))}
 
 
 def read(sock: socket.socket) -> TcpInfo | None:

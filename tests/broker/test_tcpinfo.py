@@ -137,5 +137,8 @@ def test_a_kernel_that_does_not_answer_is_not_waited_for(pair: Pair) -> None:
 def test_traffic_is_summed_and_unknown_where_a_part_is() -> None:
     parts: list[tcpinfo.Traffic] = [(1, 2, 3, None), (10, 20, 30, 40)]
     names = ("connections", "sent_bytes", "received_bytes", "peer_sent_bytes", "peer_received_bytes")
-    assert tcpinfo.summed(parts) == dict(zip(names, (2, 11, 22, 33, None), strict=True))
-    assert tcpinfo.summed([]) == dict.fromkeys(names, 0)
+    total = tcpinfo.Summed()
+    assert total.named() == dict.fromkeys(names, 0)
+    for part in parts:
+        total = total.plus(part)
+    assert total.named() == dict(zip(names, (2, 11, 22, 33, None), strict=True))
