@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Any, cast
 from unittest import mock
 
@@ -33,6 +32,7 @@ from tests.broker.raw import until
 
 MIB = 1 << 20
 CONFIG = ChannelConfig(timeout_s=40.0)
+SMALL = ChannelConfig(timeout_s=40.0, max_message_bytes=1 << 16)
 
 
 def say(channel: Channel, kind: type, values: list[Any]) -> None:
@@ -255,16 +255,20 @@ def test_an_agent_that_was_away_while_others_left_is_allowed_all_again() -> None
     asyncio.run(main())
 
 
-def test_a_message_that_is_too_large_for_its_receiver_ends_alone() -> None:
-    small = ChannelConfig(timeout_s=40.0, max_message_bytes=1 << 16)
+@asynccontextmanager
+async def ends(of_server: ChannelConfig, of_agent: ChannelConfig) -> AsyncIterator[tuple[MqttChannel, MqttChannel]]:
+    """A server and an agent with limits of their own."""
+    async with (
+        Broker(BrokerConfig(port=0)) as broker,
+        MqttChannel(RUN, "server", *broker.address, of_server) as server,
+        MqttChannel(RUN, "a", *broker.address, of_agent) as agent,
+    ):
+        yield server, agent
 
+
+def test_a_message_that_is_too_large_for_its_receiver_ends_alone() -> None:
     async def main() -> None:
-        async with (
-            asyncio.timeout(20),
-            Broker(BrokerConfig(port=0)) as broker,
-            MqttChannel(RUN, "server", *broker.address, CONFIG) as server,
-            MqttChannel(RUN, "a", *broker.address, small) as agent,
-        ):
+        async with asyncio.timeout(20), ends(CONFIG, SMALL) as (server, agent):
             with pytest.raises(BrokerError, match="a refused GradientDown"):
                 await server.send("a", GradientDown(1, bytes(3 * MIB), 0.0))
             await server.send("a", GradientDown(2, b"", 0.0))
@@ -275,18 +279,11 @@ def test_a_message_that_is_too_large_for_its_receiver_ends_alone() -> None:
 
 
 def test_messages_that_are_too_large_leave_place_for_others() -> None:
-    small = ChannelConfig(timeout_s=40.0, max_message_bytes=1 << 16)
-
     async def main() -> None:
-        async with (
-            asyncio.timeout(20),
-            Broker(BrokerConfig(port=0)) as broker,
-            MqttChannel(RUN, "server", *broker.address, small) as server,
-            MqttChannel(RUN, "a", *broker.address, CONFIG) as agent,
-        ):
+        async with asyncio.timeout(20), ends(SMALL, CONFIG) as (server, agent):
             refused = ActivationUp(1, 0, bytes(100_000), b"", -1, [])
             for _ in range(2 * UNCONFIRMED_BYTES // len(refused.packet)):
-                with contextlib.suppress(BrokerError):  # whether it is refused before the broker has all of it
+                with suppress(BrokerError):  # whether it is refused before the broker has all of it
                     await agent.send("server", refused)
                 assert isinstance(await next_of(server), Malformed)
             assert agent._lane("server", "up")._unconfirmed < UNCONFIRMED_BYTES
